@@ -6,17 +6,20 @@ conformance suite (tests/backends/) and holds for every backend, the simulated o
 
   B1  create: on return the name and the room for `size_bytes` are durable; unwritten bytes read as zeros.
       NoSpace leaves nothing behind. A name that exists already raises Exists and changes nothing.
-  B2  write: offset and length are multiples of 4096 and inside the created size. Data may be lost, kept or torn
-      (by 512-byte sectors) by a power cut until a later sync of that file returned. Writes that overlap
+  B2  write: offset and length are multiples of 4096 and inside the created size. Data may be lost, kept or
+      torn (by 512-byte sectors) by a power cut until a later sync of that file returned. Writes that overlap
       are never under way together; a reader sees a write that returned.
   B3  sync, or write with sync=True: everything written to this file before is durable on return.
   B4  A write or sync that raised is final for that file: the caller never trusts it again.
-  B5  seal: cuts the file to `size_bytes` (a multiple of 4096), durable on return.
+  B5  seal: cuts the file to `size_bytes` (a multiple of 4096, at most its size); that and everything written
+      before is durable on return. Sealing again is fine.
   B6  read fills the whole buffer or raises: Missing (no such file), Corrupt (file too short), BackendError.
-  B7  read_nowait fills the buffer and returns True, or returns False at once (would have to wait, or any error).
+  B7  read_nowait fills the buffer and returns True, or returns False at once (it would have to wait, or any
+      error).
   B8  put: all or nothing, durable on return, replaces. If it raises, either version may be there.
   B9  delete: durable at some later time (a file may come back after a power cut); deleting nothing is fine.
-  B10 list: every file whose name starts with the prefix, with its size, sorted by name; temporary files do not show.
+  B10 list: every file whose name starts with the prefix, with its size, sorted by name; temporary files do
+      not show.
   B11 Errors are SdsErrors that name backend and file. Nothing else is raised (cancellation aside).
 """
 

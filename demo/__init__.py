@@ -1,0 +1,1 @@
+"""The main job on real input, as `make demo` runs it."""

@@ -1,0 +1,255 @@
+"""Recovery: from the last checkpoint and the log behind it to the newest prefix that can be proven.
+
+    load checkpoint ─▶ read the log in order up to the first gap ─▶ is what was flushed there? ─▶ keep ─▶ publish
+
+  V1  Only segments of the epoch that published the checkpoint are replayed: every later epoch begins by publishing
+      one, so whatever else lies behind it is left from a recovery that was cut off, and is forgotten.
+  V2  Frames are replayed in sequence; a gap or a frame that does not verify ends the log (P2).
+  V3  An operation counts only with its last frame (flag MORE): it is there wholly or not at all.
+  V4  If any frame behind the end says that more was durable, acknowledged data is damaged: that is an error
+      and nothing is changed. It is never passed over.
+  V5  With several copies, or a stage that outlived its worker, the longest valid prefix counts.
+  V6  Nothing is changed on the backends before the log was read. What is kept is made durable before
+      it is published; recovery cut off at any point can be done again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from backends.base import Backend
+from sds.core.checkpoint_record import decode_checkpoint
+from sds.core.errors import BackendError, Corrupt, Missing
+from sds.core.frame import CHECKPOINT, DATA, SEAL, TXN, pool_key
+from sds.core.names import segment_name
+from sds.core.segment import HEAD_SIZE, SegmentHead, decode_head
+from sds.core.txn import Operation, decode_txn
+from sds.log.env import Env
+from sds.log.replay import Frame, Parsed, durable_evidence, parse
+from sds.log.stage import Stage
+from sds.pool.pool import Pool
+from sds.pool.rows import CheckpointRef, DatasetRow, SegmentRow
+
+PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A DATA frame: blocks first .. first+count of the inode live at consecutive addresses."""
+
+    inode: int
+    first_block: int
+    count: int
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place that a segment can be read from."""
+
+    data: memoryview
+    copy: int
+    """Backend id; 0: the stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A segment of which something counts, and the copies that have to be brought to it."""
+
+    row: SegmentRow
+    end: int
+    data: memoryview | None
+    """What to write to the copies in `behind`; None if there are none."""
+    behind: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Tail:
+    """What was found behind the checkpoint."""
+
+    changes: list[Mapped | Operation] = field(default_factory=list)
+    sequence: int = 0
+    kept: list[Kept] = field(default_factory=list)
+    forgotten: list[SegmentRow] = field(default_factory=list)
+
+
+async def read_tail(pool: Pool, dataset: DatasetRow, stage: Stage, env: Env) -> Tail:
+    """Read the log behind the checkpoint; changes nothing (V6). Corrupt: see V4."""
+    ref = dataset.checkpoint
+    if ref is None or ref.segment == 0:
+        rows = await env.run_blocking(pool.catalog.segments, dataset.id)
+        return Tail(sequence=ref.sequence if ref else 0, forgotten=rows)
+    rows = await env.run_blocking(pool.catalog.segments, dataset.id, ref.segment)
+    if not rows or rows[0].id != ref.segment:
+        raise Corrupt(f"the log of {dataset.name} is lost: segment {ref.segment:#x} is not in the catalog")
+    reader = _TailReader(pool, dataset, ref, stage)
+    for row in rows:
+        if row.epoch == rows[0].epoch:
+            await reader.read(row)
+        else:
+            reader.tail.forgotten.append(row)  # V1
+    return reader.result()
+
+
+class _TailReader:
+    def __init__(self, pool: Pool, dataset: DatasetRow, ref: CheckpointRef, stage: Stage) -> None:
+        self._pool = pool
+        self._dataset = dataset
+        self._ref = ref
+        self._key = pool_key(pool.uuid)
+        self._survivors = stage.survivors()
+        self._start = ref.offset
+        self._ended = False
+        self._pending: list[Mapped | Operation] = []
+        self._checkpoint_seen = False
+        self._evidence = 0
+        self._proof = ""
+        self.tail = Tail(sequence=ref.sequence)
+
+    async def read(self, row: SegmentRow) -> None:
+        """Take the next segment of the log in."""
+        sources = await self._sources(row)
+        parsed = [parse(source.data, row.id, self._key, self._start, self.tail.sequence) for source in sources]
+        if self._ended or not parsed:
+            self._forget(row, sources)
+            return
+        best = max(range(len(parsed)), key=lambda index: parsed[index].sequence)  # V5
+        if not parsed[best].frames and row.id != self._ref.segment:
+            self._forget(row, sources)
+            return
+        for frame in parsed[best].frames:
+            self._take(frame)
+        self.tail.sequence = max(self.tail.sequence, parsed[best].sequence)
+        self.tail.kept.append(_keep(row, sources, parsed, best))
+        self._start = HEAD_SIZE
+        if not parsed[best].sealed:
+            self._ended = True
+            self._look_for_evidence(row, sources, parsed[best].end)
+
+    def result(self) -> Tail:
+        """The tail, if nothing that was acknowledged is missing (V4)."""
+        if self._evidence > self.tail.sequence or not self._checkpoint_seen:
+            what = self._proof or f"the checkpoint at {self._ref.sequence}"
+            raise Corrupt(
+                f"{self._dataset.name}: its log ends at {self.tail.sequence}, but {what} proves that more was flushed: "
+                "stored data is damaged; bring back the missing disk, or restore from a copy"
+            )
+        return self.tail
+
+    def _take(self, frame: Frame) -> None:
+        header = frame.header
+        where = f"segment {frame.address >> 24:#x}"
+        if header.kind == DATA:
+            self._pending.append(Mapped(header.inode, header.first_block, header.blocks, frame.address))
+        elif header.kind == TXN:
+            self._pending += decode_txn(bytes(frame.payload), f"TXN frame in {where}")
+        elif header.kind == CHECKPOINT:
+            record = decode_checkpoint(bytes(frame.payload), f"CHECKPOINT frame in {where}")
+            self._checkpoint_seen |= record.sequence == self._ref.sequence and record.root == self._ref.root
+        if not header.more and header.kind != SEAL:  # V3; an operation may go on behind the end of a segment
+            self.tail.changes += self._pending
+            self._pending.clear()
+
+    def _forget(self, row: SegmentRow, sources: list[Source]) -> None:
+        self._ended = True
+        self.tail.forgotten.append(row)
+        self._look_for_evidence(row, sources, HEAD_SIZE)
+
+    def _look_for_evidence(self, row: SegmentRow, sources: list[Source], start: int) -> None:
+        for source in sources:
+            found = durable_evidence(source.data, row.id, self._key, start)
+            if found > self._evidence:
+                self._evidence, self._proof = found, f"segment {row.id:#x}"
+
+    async def _sources(self, row: SegmentRow) -> list[Source]:
+        """The stage if it has the segment (it is never behind a file), else every copy that can be read."""
+        head, view = self._survivors.get(row.id, (None, memoryview(b"")))
+        if head is not None and self._is_of(head, row):
+            return [Source(view, 0)]
+        sources = []
+        for copy in row.copies:
+            backend = self._pool.backends.get(copy)
+            data = await _read_file(backend, row) if backend is not None else None
+            if data is not None:
+                head = decode_head(data)
+                if head is not None and self._is_of(head, row):
+                    sources.append(Source(data, copy))
+        return sources
+
+    def _is_of(self, head: SegmentHead, row: SegmentRow) -> bool:
+        """A foreign segment under this name is as good as none: it proves nothing about this log."""
+        wanted = (self._pool.uuid, row.id, row.dataset, row.epoch)
+        return (head.pool, head.segment, head.dataset, head.epoch) == wanted
+
+
+def _keep(row: SegmentRow, sources: Sequence[Source], parsed: Sequence[Parsed], best: int) -> Kept:
+    end = parsed[best].end
+    good = {s.copy for s, p in zip(sources, parsed, strict=True) if p.sequence == parsed[best].sequence}
+    behind = tuple(copy for copy in row.copies if copy not in good)
+    return Kept(row, end, sources[best].data[:end] if behind else None, behind)
+
+
+async def _read_file(backend: Backend, row: SegmentRow) -> memoryview | None:
+    """The whole file; None if it is not there, or cannot be read (another copy may do)."""
+    name = segment_name(row.dataset, row.id, row.epoch)
+    try:
+        sizes = [stat.size_bytes for stat in await backend.list(name) if stat.name == name]
+        if not sizes:
+            return None
+        data = memoryview(bytearray(sizes[0]))
+        file = await backend.open(name)
+        try:
+            await file.read(0, data)
+        finally:
+            file.close()
+    except Missing:
+        return None
+    except (BackendError, Corrupt):
+        if len(row.copies) == 1:
+            raise
+        return None
+    return data
+
+
+async def make_durable(pool: Pool, tail: Tail, epoch: int, env: Env) -> None:
+    """Bring what counts to every copy and sync it; cut off what does not count. Can be done again (V6)."""
+    for kept in tail.kept:
+        good = []
+        for copy in kept.row.copies:
+            backend = pool.backends.get(copy)
+            if backend is not None and await _bring(backend, kept, copy in kept.behind):
+                good.append(copy)
+        if not good:
+            raise BackendError(f"segment {kept.row.id:#x} cannot be written: bring its backend back")
+        if tuple(good) != kept.row.copies:
+            await env.run_blocking(
+                pool.catalog.set_segment_copies, kept.row.dataset, epoch, kept.row.id, good
+            )
+
+
+async def _bring(backend: Backend, kept: Kept, is_behind: bool) -> bool:
+    """One copy; False if it is of no use any more."""
+    name = segment_name(kept.row.dataset, kept.row.id, kept.row.epoch)
+    size = kept.end + -kept.end % PAGE
+    try:
+        sizes = [stat.size_bytes for stat in await backend.list(name) if stat.name == name]
+        if not sizes and not is_behind:
+            return False
+        if not sizes:
+            assert kept.data is not None
+            await backend.create(name, size)
+        elif sizes[0] < size:
+            return False
+        if is_behind and (not sizes or sizes[0] > size or not kept.row.sealed):
+            assert kept.data is not None
+            whole = bytearray(size)
+            whole[: kept.end] = kept.data
+            await backend.write(name, 0, memoryview(whole), True)
+        elif not kept.row.sealed:
+            await backend.sync(name)
+        if sizes and sizes[0] > size:
+            await backend.seal(name, size)
+    except (BackendError, Missing):
+        if len(kept.row.copies) == 1:
+            raise
+        return False
+    return True

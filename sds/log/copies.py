@@ -1,0 +1,158 @@
+"""The copies of open segments: creating them, writing to all of them, replacing one that failed.
+
+  K1  A failed write, sync or seal is final for that file. The copy is replaced from the stage, and the replacement is
+      registered in the catalog, before the caller goes on: nothing is acknowledged on the strength of a bad copy.
+  K2  With no place left for a replacement, the copies that are good carry on (the pool is degraded);
+      with none good, Failed: the dataset goes read-only.
+  K3  A pool that is nearly full keeps a reserve: segments for user data are refused while metadata still gets some.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import replace
+
+import trio
+
+from backends.base import Backend
+from sds.core.errors import Failed, SdsError
+from sds.log.env import Env
+from sds.log.open_segment import OpenSegment
+from sds.pool.placement import choose
+from sds.pool.pool import Pool
+
+RESERVE_SEGMENTS = 8
+SegmentFactory = Callable[[int, tuple[int, ...]], OpenSegment]
+_log = logging.getLogger(__name__)
+
+
+class Copies:
+    """Placement and writing of one dataset's open segments."""
+
+    def __init__(self, pool: Pool, dataset: int, epoch: int, env: Env) -> None:
+        self._pool = pool
+        self._dataset = dataset
+        self._epoch = epoch
+        self._env = env
+        self._placed = 0
+
+    async def create(self, make: SegmentFactory, reserved: bool) -> OpenSegment:
+        """Allocate an id, register it, preallocate all copies. `reserved`: may use the reserve (K3).
+
+        NoSpace, or the last backend's error: no file is left behind, and no row.
+        """
+        catalog = self._pool.catalog
+        bad: dict[int, SdsError] = {}
+        while True:
+            placed = self._choose(bad, reserved)
+            segment_id = await self._env.run_blocking(
+                catalog.allocate_segment, self._dataset, self._epoch, placed
+            )
+            segment = make(segment_id, placed)
+            failed = await self._create_files(segment)
+            if not failed:
+                return segment
+            bad |= failed
+            await self.discard(set(placed) - set(failed), segment.name)
+            await self._env.run_blocking(catalog.delete_segments, [segment_id])
+
+    async def _create_files(self, segment: OpenSegment) -> dict[int, SdsError]:
+        return await self._each(segment.copies, lambda b: b.create(segment.name, len(segment.view)))
+
+    async def write(self, segment: OpenSegment, start: int, end: int, sync: bool) -> None:
+        """Write the stage's bytes start..end to every copy; with `sync` all before `end` is durable then."""
+        data = segment.view[start:end]
+        if start == end:
+            failed = await self._each(segment.copies, lambda b: b.sync(segment.name)) if sync else {}
+        else:
+            failed = await self._each(segment.copies, lambda b: b.write(segment.name, start, data, sync))
+        if failed:
+            await self._replace(segment, failed, end)
+
+    async def seal(self, segment: OpenSegment) -> None:
+        failed = await self._each(segment.copies, lambda b: b.seal(segment.name, segment.tail))
+        if failed:
+            await self._replace(segment, failed, segment.tail)
+
+    async def forget(self, segments: Iterable[OpenSegment]) -> None:
+        """Segments that were prepared and not used: rows first, then files."""
+        unused = list(segments)
+        await self._env.run_blocking(self._pool.catalog.delete_segments, [segment.id for segment in unused])
+        for segment in unused:
+            await self.discard(segment.copies, segment.name)
+
+    async def discard(self, copies: Iterable[int], name: str) -> None:
+        """Delete files that nobody will read. One that cannot be deleted is garbage without a row: harmless."""
+        failed = await self._each(tuple(copies), lambda b: b.delete(name))
+        for error in failed.values():
+            _log.warning("a file was left behind: %s", error)
+
+    async def _each(
+        self, copies: tuple[int, ...], operation: Callable[[Backend], Awaitable[None]]
+    ) -> dict[int, SdsError]:
+        """Do it on every copy at once; the errors of those that failed."""
+        failed: dict[int, SdsError] = {}
+
+        async def one(copy: int) -> None:
+            try:
+                await operation(self._pool.backends[copy])
+            except SdsError as error:
+                failed[copy] = error
+
+        if len(copies) == 1:
+            await one(copies[0])
+        else:
+            async with trio.open_nursery() as nursery:
+                for copy in copies:
+                    nursery.start_soon(one, copy)
+        return failed
+
+    async def _replace(self, segment: OpenSegment, failed: dict[int, SdsError], end: int) -> None:
+        """K1, K2: bring everything before `end` to other backends, durably, in place of the failed copies."""
+        for copy, error in failed.items():
+            _log.error("copy of segment %#x on backend %d is lost: %s", segment.id, copy, error)
+        good = [copy for copy in segment.copies if copy not in failed]
+        bad = dict(failed)
+        while len(good) < len(segment.copies):
+            try:
+                new = self._choose({**bad, **dict.fromkeys(good)}, reserved=True, count=1)[0]
+            except SdsError:
+                break
+            wrong = await self._each((new,), lambda b: self._rewrite(b, segment, end))
+            if wrong:
+                bad |= wrong
+                await self.discard([new], segment.name)
+            else:
+                good.append(new)
+        if not good:
+            raise Failed(
+                f"segment {segment.id:#x} could not be written anywhere ({next(iter(failed.values()))}): "
+                "the dataset is read-only now; repair or add a backend, then open it again"
+            )
+        await self._env.run_blocking(
+            self._pool.catalog.set_segment_copies, self._dataset, self._epoch, segment.id, good
+        )
+        segment.copies = tuple(good)
+
+    async def _rewrite(self, backend: Backend, segment: OpenSegment, end: int) -> None:
+        await backend.create(segment.name, len(segment.view))
+        await backend.write(segment.name, 0, segment.view[:end], True)
+        if segment.sealed and end == segment.tail:
+            await backend.seal(segment.name, end)
+
+    def _choose(
+        self, excluded: Collection[int], reserved: bool, count: int | None = None
+    ) -> tuple[int, ...]:
+        """Backends for the next segment. NoSpace says what is missing."""
+        size = self._pool.segment_size
+        candidates = [c for c in self._pool.candidates() if c.backend not in excluded]
+        if not reserved:
+            candidates = [replace(c, free_bytes=c.free_bytes - self._kept(c.backend)) for c in candidates]
+        self._placed += 1
+        wanted = self._pool.copies if count is None else count
+        return choose(self._dataset << 32 | self._placed, candidates, wanted, size)
+
+    def _kept(self, backend: int) -> int:
+        """K3: bytes of a backend that user data may not take."""
+        size = self._pool.segment_size
+        total = self._pool.backends[backend].usage().total_bytes
+        return min(RESERVE_SEGMENTS * size, max(2 * size, total // 16))

@@ -1,0 +1,74 @@
+"""Backups of the catalog in the backends: `catalog/<generation, 16 hex digits>`, the KEPT newest on each.
+
+BK1  A segment's file is deleted only after a backup that no longer needs the segment is durable on so many
+     backends that losing `copies - 1` of them leaves one. So: delete the rows, back up, then delete the
+     files. An import from the backends alone (newest backup + listing) then never misses a segment.
+BK2  After each structural change (create, clone, snapshot, rename, destroy, backends) a backup is made.
+BK3  A new backup is durable before an older one is deleted, and only names that parse are ever deleted.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from backends.base import Backend
+from sds.core.errors import BackendError, Corrupt, Missing, SdsError
+from sds.pool.catalog import Catalog
+from sds.pool.state import STATE_BYTES_MAX, state_generation
+
+PREFIX = "catalog/"
+KEPT = 3
+_NAME = re.compile(r"catalog/([0-9a-f]{16})")
+
+
+async def back_up(catalog: Catalog, backends: Mapping[int, Backend], copies: int) -> int:
+    """The generation written; BackendError if fewer than `copies` backends (or all there are) took it."""
+    data = await trio.to_thread.run_sync(catalog.export_state)
+    generation = state_generation(data)
+    failures: list[str] = []
+
+    async def put(backend: Backend) -> None:
+        try:
+            await backend.put(f"{PREFIX}{generation:016x}", data)
+            await prune(backend)
+        except SdsError as error:
+            failures.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        for backend in backends.values():
+            nursery.start_soon(put, backend)
+    if len(backends) - len(failures) < max(1, min(copies, len(backends))):
+        raise BackendError(f"catalog backup failed: {'; '.join(failures) or 'the pool has no backend'}")
+    return generation
+
+
+async def prune(backend: Backend, keep: int = KEPT) -> None:
+    """BK3."""
+    for generation in sorted(await generations(backend), reverse=True)[keep:]:
+        await backend.delete(f"{PREFIX}{generation:016x}")
+
+
+async def generations(backend: Backend) -> list[int]:
+    matches = [_NAME.fullmatch(stat.name) for stat in await backend.list(PREFIX)]
+    return [int(match[1], 16) for match in matches if match]
+
+
+async def newest_backup(backends: Sequence[Backend]) -> bytes:
+    """The valid backup of the highest generation on any of them. Damaged ones are passed over for older
+    ones.
+    """
+    found: list[tuple[int, int]] = []
+    for index, backend in enumerate(backends):
+        found += [(generation, index) for generation in await generations(backend)]
+    wrong = ""
+    for generation, index in sorted(found, reverse=True):
+        name = f"{PREFIX}{generation:016x}"
+        try:
+            data = await backends[index].get(name, STATE_BYTES_MAX)
+            if state_generation(data) == generation:
+                return data
+            wrong = wrong or f" ({name} on {backends[index].url}: another generation inside)"
+        except (Corrupt, BackendError, Missing) as error:
+            wrong = wrong or f" ({error})"
+    raise Missing(f"no valid catalog backup on {', '.join(backend.url for backend in backends)}{wrong}")

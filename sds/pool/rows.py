@@ -1,0 +1,103 @@
+"""What the catalog hands out: frozen rows. Ids are integers that are never reused within a pool."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+DatasetKind = Literal["volume", "fs"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    uuid: bytes
+    """16 bytes."""
+    name: str
+    segment_size: int
+    copies: int
+    format_version: int = 1
+    created_at: int = 0
+    """Seconds since 1970, as all created_at."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendRow:
+    id: int
+    url: str
+    uuid: str
+    """32 hex digits; also in the label on the backend, so a swapped disk is noticed."""
+    label: str
+    """Failure domain: copies of a segment go to distinct labels."""
+    state: str
+    """`online`, or `evacuating`: nothing new is placed there."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRef:
+    """Where recovery begins."""
+
+    root: int
+    """Address of the root of the tree; 0: empty."""
+    sequence: int
+    """Records up to this sequence number are in the tree."""
+    segment: int
+    """Replay begins in this segment ..."""
+    offset: int
+    """... at this byte; 0/0: no log of its own yet."""
+    size_bytes: int
+    mapped_blocks: int
+    written_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRow:
+    id: int
+    name: str
+    kind: DatasetKind
+    size_bytes: int
+    epoch: int
+    """Of the last writer; 0: never opened."""
+    checkpoint: CheckpointRef | None
+    family: int
+    """Datasets that may share segments (by cloning) have the same family."""
+    origin_snapshot: int | None
+    """Id of the snapshot it was cloned from; that row may be gone."""
+    generation: int
+    """Of the family: grows with every clone, rollback and destroy, so a sweep notices that its mark is
+    stale.
+    """
+    properties: dict[str, str] = field(default_factory=dict)
+    created_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    id: int
+    dataset: int
+    name: str
+    sequence: int
+    size_bytes: int
+    root: int | None
+    """None: its checkpoint is still under way."""
+    created_at: int = 0
+    mapped_blocks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRow:
+    id: int
+    dataset: int
+    """The dataset that wrote it; may be destroyed since."""
+    epoch: int
+    copies: tuple[int, ...]
+    """Ids of the backends that have it."""
+    sealed: bool
+    size_bytes: int
+    """What it occupies; 0 until it is sealed."""
+    family: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    id: int
+    at: int
+    kind: str
+    text: str

@@ -1,0 +1,65 @@
+"""Read-ahead by the map: a stream that is sequential in the volume may be anywhere in the log."""
+
+from typing import Final
+
+from sds.core.address import BLOCK_SIZE, offset_of, segment_of
+from sds.core.page import PAGE_BLOCKS
+from sds.dataset.blockmap import INODE_SHIFT, PAGE_SHIFT, BlockMap
+from sds.log.reader import FrameReader
+
+WINDOW_BLOCKS: Final = (16 << 20) // BLOCK_SIZE
+SLACK_BYTES: Final = 8 << 20
+"""Requests of one stream overtake each other by so much."""
+GAP_BYTES: Final = 128 << 10
+RANGES_MAX: Final = 64
+
+
+class ReadAhead:
+    def __init__(self, blocks: BlockMap, reader: FrameReader, inode: int) -> None:
+        self._map = blocks
+        self._reader = reader
+        self._inode = inode
+        self._expected = 0
+        self._streak = 0
+        self._until = 0
+
+    def note(self, offset: int, length: int) -> None:
+        """A read of this range is about to happen: if it goes on a stream, ask for what comes after it."""
+        if not -SLACK_BYTES <= offset - self._expected <= SLACK_BYTES:
+            self._streak, self._until = 0, 0
+        self._streak += 1
+        self._expected = offset + length
+        block = offset + length >> 12
+        if self._streak > 2 and block + WINDOW_BLOCKS // 2 > self._until:
+            start = max(self._until, block)
+            self._until = block + WINDOW_BLOCKS
+            self._ask(start, self._until)
+
+    def _ask(self, first: int, last: int) -> None:
+        """Hints for all that lies close together; what is scattered is not worth a hint for each block."""
+        ranges = merged_ranges(self._places(first, last))
+        if len(ranges) <= RANGES_MAX:
+            for segment, start, end in ranges:
+                self._reader.prefetch(segment, start, end - start)
+
+    def _places(self, first: int, last: int) -> list[tuple[int, int]]:
+        """(segment, offset) of the frames of these blocks, as far as their map pages are in memory."""
+        places = []
+        high = self._inode << INODE_SHIFT
+        for index in range(first >> PAGE_SHIFT, (last >> PAGE_SHIFT) + 1):
+            page = self._map.pages.get(high | index)
+            if page is not None:
+                places += [(segment_of(a), offset_of(a)) for a in {a & ~31 for a in page} if a]
+        return sorted(places)
+
+
+def merged_ranges(places: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """(segment, start, end) from sorted frame places, joined where the gap is small."""
+    ranges: list[tuple[int, int, int]] = []
+    for segment, offset in places:
+        end = offset + PAGE_BLOCKS * BLOCK_SIZE // 4
+        if ranges and ranges[-1][0] == segment and offset - ranges[-1][2] <= GAP_BYTES:
+            ranges[-1] = (segment, ranges[-1][1], end)
+        else:
+            ranges.append((segment, offset, end))
+    return ranges

@@ -1,0 +1,1 @@
+"""The simulator: disks and schedules that replay from a seed."""
