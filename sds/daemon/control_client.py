@@ -16,6 +16,7 @@ LINE_BYTES_MAX = 64 << 10
 ANSWER_BYTES_MAX = 16 << 20
 TIMEOUT_S = 600.0
 """A rollback or a destroy of a large dataset may take its time."""
+PROBE_S = 5.0
 _SOCKET_PATH_MAX = 107
 
 
@@ -40,7 +41,7 @@ def call(path: Path, op: str, /, timeout_s: float = TIMEOUT_S, **args: object) -
 def is_served(path: Path) -> bool:
     """Does a living process listen there?"""
     try:
-        _connect(path, TIMEOUT_S).close()
+        _connect(path, PROBE_S).close()
     except Missing:
         return False
     return True

@@ -45,7 +45,7 @@ def exercise(
     connections: int = 4,
     length_max: int = 200_000,
 ) -> bytearray:
-    """Run `rounds` rounds or `duration_s` seconds on the server at a socket path or HOST:PORT. The final content."""
+    """Run `rounds` rounds or `duration_s` seconds on a socket path or HOST:PORT. The final content."""
     rng = random.Random(seed)
     modes = [(SIMPLE, STRUCTURED, EXTENDED)[number % 3] for number in range(connections)]
     clients = [
@@ -68,8 +68,8 @@ def exercise(
 def _compare(where: str, offset: int, got: bytes | bytearray, expected: bytes | bytearray) -> None:
     if got != expected:
         at = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), -1)
-        raise Mismatch(f"{where}: {len(got)}/{len(expected)} bytes at {offset}, first difference at {offset +
-        at}")
+        first = f"first difference at {offset + at}"
+        raise Mismatch(f"{where}: {len(got)}/{len(expected)} bytes at {offset}, {first}")
 
 
 class _Run:

@@ -15,8 +15,8 @@ from sds.nbd import wire
 from tests.nbd.client import EXTENDED, SIMPLE, STRUCTURED, Client, Closed, Handshake, connect
 
 PATIENCE_S = 0.02
-_EDGES = (0, 1, 511, 4096, 1 << 20, (32 << 20) + 1, (64 << 20) + 1, (1 << 31), (1 << 32) - 1, (1 << 63), (1 <<
-64) - 1)
+_SIZES = (0, 1, 511, 4096, 1 << 20, (32 << 20) + 1, (64 << 20) + 1)
+_EDGES = (*_SIZES, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1)
 
 
 def fuzz(address: str, *, seed: int, connections: int = 200) -> None:
@@ -69,9 +69,10 @@ def _option_payload(rng: random.Random) -> bytes:
     name = rng.choice((b"", b"x", b"memory", rng.randbytes(9), b"n" * 4096, b"n" * 5000, b"\0"))
     length = len(name) if rng.random() < 0.8 else rng.choice(_EDGES) & 0xFFFFFFFF
     count = rng.choice((0, 1, 2, 65535))
-    tail = b"".join(rng.choice((b"\0\1", b"\0\0\0\4base", rng.randbytes(3))) for _ in range(rng.randint(0,
-    4))) wide = struct.pack(">I", rng.choice((0, 1, 3, 0xFFFFFFFF))) return rng.choice((b"", struct.pack(">I",
-    length) + name + rng.choice((struct.pack(">H", count), wide)) + tail))
+    parts = [rng.choice((b"\0\1", b"\0\0\0\4base", rng.randbytes(3))) for _ in range(rng.randint(0, 4))]
+    wide = struct.pack(">I", rng.choice((0, 1, 3, 0xFFFFFFFF)))
+    counted = rng.choice((struct.pack(">H", count), wide))
+    return rng.choice((b"", struct.pack(">I", length) + name + counted + b"".join(parts)))
 
 
 def _requests(rng: random.Random, address: str) -> None:
@@ -99,5 +100,6 @@ def _request(rng: random.Random, extended: bool, size_bytes: int) -> bytes:
         payload = rng.randbytes(length)
         flags |= wire.CMD_PAYLOAD_LEN if extended else 0
     head = struct.pack(">IHHQQ", magic, flags, command, rng.getrandbits(64), offset)
-    return head + struct.pack(">Q" if extended else ">I", length & ((1 << 64) - 1 if extended else
-    0xFFFFFFFF)) + payload
+    if extended:
+        return head + struct.pack(">Q", length) + payload
+    return head + struct.pack(">I", length & 0xFFFFFFFF) + payload

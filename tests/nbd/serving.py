@@ -1,4 +1,4 @@
-"""Helpers: a server in a thread of this process (its device in reach of the test), or in a process of its own."""
+"""Helpers: a server in a thread of this process, with its device in reach of the test, or in another process."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ class Served:
 
         async def wait() -> None:
             with trio.fail_after(10):
-                while not condition():
+                while not condition():  # noqa: ASYNC110 - conditions of any kind, from another thread
                     await trio.sleep(0.001)
 
         trio.from_thread.run(wait, trio_token=self.token)

@@ -66,19 +66,20 @@ def test_half_a_message_then_close_changes_nothing(tmp_path: Path) -> None:
 def test_a_large_payload_that_never_comes_gives_its_memory_back(tmp_path: Path) -> None:
     with serving(MemoryDevice(40 << 20), tmp_path) as served:
         with Client(served.address) as client:
-            client.sock.sendall(struct.pack(">IHHQQI", 0x25609513, 0, wire.WRITE, 9, 0, 20 << 20) + b"x" *
-            1000) served.until(lambda: served.server._state.budget.count == 1)
+            head = struct.pack(">IHHQQI", 0x25609513, 0, wire.WRITE, 9, 0, 20 << 20)
+            client.sock.sendall(head + b"x" * 1000)
+            served.until(lambda: served.server._state.budget.count == 1)
         served.until(lambda: served.server.metrics.connections == 0)
         assert (served.server._state.budget.count, served.server._state.budget.bytes) == (0, 0)
         assert bytes(served.device.data[:1000]) == bytes(1000)
 
 
 def test_a_flush_covers_writes_replied_to_on_another_connection(tmp_path: Path) -> None:
-    with serving(MemoryDevice(SIZE, patience=1), tmp_path) as served:
-        with Client(served.address) as one, Client(served.address) as two:
-            one.call(wire.WRITE, 0, payload=b"abc")
-            two.call(wire.FLUSH)
-            assert served.device.calls == ["write", "flush"]
+    device = MemoryDevice(SIZE, patience=1)
+    with serving(device, tmp_path) as served, Client(served.address) as one, Client(served.address) as two:
+        one.call(wire.WRITE, 0, payload=b"abc")
+        two.call(wire.FLUSH)
+        assert device.calls == ["write", "flush"]
 
 
 def test_writes_of_a_dead_connection_end_before_a_new_one_is_served(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_writes_of_a_dead_connection_end_before_a_new_one_is_served(tmp_path: Pa
 
 
 def test_requests_a_dead_connection_left_unread_are_never_started(tmp_path: Path) -> None:
-    """It was held back by its limit when it died: what it had sent beyond is older than the new connection."""
+    """Its limit held it back when it died: what it had sent beyond is older than the new connection."""
     with serving(MemoryDevice(SIZE), tmp_path, limits=Limits(requests_per_connection=2)) as served:
         close_gate(served)
         dead = Client(served.address)
@@ -239,9 +240,10 @@ def test_unexpected_errors_are_logged_once_with_traceback(
 
 
 def test_tcp_serves_without_delay(tmp_path: Path) -> None:
-    with serving(MemoryDevice(SIZE), tmp_path, tcp=True) as served, Client(served.address, EXTENDED) as
-    client: client.call(wire.WRITE, 0, payload=b"abc" * 1000) assert client.call(wire.READ, 0, 3000).data ==
-    b"abc" * 1000
+    device = MemoryDevice(SIZE)
+    with serving(device, tmp_path, tcp=True) as served, Client(served.address, EXTENDED) as client:
+        client.call(wire.WRITE, 0, payload=b"abc" * 1000)
+        assert client.call(wire.READ, 0, 3000).data == b"abc" * 1000
 
 
 def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:

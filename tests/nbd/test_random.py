@@ -58,7 +58,7 @@ def test_reads_are_copied_before_the_device_may_change_them(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("last", [wire.DISC, wire.FLUSH, None])
 def test_reads_are_copied_when_the_connection_ends_or_waits(tmp_path: Path, last: int | None) -> None:
-    """The client reads nothing until the server has handled all: what does not fit the socket was copied in time."""
+    """The client reads nothing until all is handled: what does not fit the socket was copied in time."""
     with serving(Reusing(SIZE), tmp_path) as served, Client(served.address) as client:
         served.in_loop(lambda: served.device.data.__setitem__(slice(None), b"a" * SIZE))
         cookies = [client.submit(wire.READ, number, 300_000) for number in range(3)]

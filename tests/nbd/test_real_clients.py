@@ -3,7 +3,7 @@
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,15 @@ def test_nbdinfo_sees_the_export_its_map_and_its_bitmap(served: Served) -> None:
     told = json.loads(run("nbdinfo", "--json", served.uri()))["exports"][0]
     assert (told["export-size"], told["can_multi_conn"], told["can_df"]) == (SIZE, True, True)
     assert told["contexts"] == ["base:allocation", "qemu:dirty-bitmap:monday"]
-    assert json.loads(run("nbdinfo", "--list", "--json", served.uri()))["exports"][0]["export-name"] ==
-    "memory" ranges = json.loads(run("nbdinfo", "--map", "--json", served.uri())) assert [(r["offset"],
-    r["length"], r["type"]) for r in ranges] == [(0, 12288, 0), (12288, SIZE - 12288, 3)] dirty =
-    json.loads(run("nbdinfo", "--map=qemu:dirty-bitmap:monday", "--json", served.uri())) assert [(r["offset"],
-    r["length"], r["type"]) for r in dirty][:2] == [(0, 4096, 0), (4096, 8192, 1)]
+    listed = json.loads(run("nbdinfo", "--list", "--json", served.uri()))["exports"]
+    assert [export["export-name"] for export in listed] == ["memory"]
+    assert map_of(served, "--map") == [(0, 12288, 0), (12288, SIZE - 12288, 3)]
+    assert map_of(served, "--map=qemu:dirty-bitmap:monday")[:2] == [(0, 4096, 0), (4096, 8192, 1)]
+
+
+def map_of(served: Served, option: str) -> list[tuple[int, int, int]]:
+    ranges = json.loads(run("nbdinfo", option, "--json", served.uri()))
+    return [(r["offset"], r["length"], r["type"]) for r in ranges]
 
 
 def test_nbdcopy_copies_in_and_out(served: Served, tmp_path: Path) -> None:
@@ -111,7 +115,7 @@ def test_libnbd_gets_the_errors_it_expects(tmp_path: Path) -> None:
 
 
 def check_libnbd_errors(nbd: Any, h: Any) -> None:
-    calls = (
+    calls: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("ENOSPC", lambda: h.pwrite(b"ab", SIZE - 1)),
         ("ENOSPC", lambda: h.zero(4096, SIZE)),
         ("EINVAL", lambda: h.pread(2, SIZE - 1)),
@@ -146,8 +150,10 @@ def test_libnbd_runs_many_requests_on_several_connections(tmp_path: Path) -> Non
             while h.aio_in_flight():
                 h.poll(-1)
         handles[0].flush()
-        assert b"".join(bytes(handles[3].pread(1 << 20, at)) for at in range(0, SIZE, 1 << 20)) ==
-        b"".join(blocks) for h in handles: h.shutdown()
+        got = [bytes(handles[3].pread(1 << 20, at)) for at in range(0, SIZE, 1 << 20)]
+        assert b"".join(got) == b"".join(blocks)
+        for h in handles:
+            h.shutdown()
 
 
 def test_a_server_process_stays_within_its_memory_under_abuse(tmp_path: Path) -> None:

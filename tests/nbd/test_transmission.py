@@ -29,11 +29,14 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_written_is_read_at_any_alignment(served: Served, mode: str) -> None:
     rng = random.Random(3)
+    ranges = ((0, 1), (4095, 2), (12345, 100_001), (SIZE - 1, 1), (0, 5 << 20), (1, SIZE - 1))
     with Client(served.address, mode) as client:
-        for offset, length in ((0, 1), (4095, 2), (12345, 100_001), (SIZE - 1, 1), (0, 5 << 20), (1, SIZE -
-        1)): data = rng.randbytes(length) assert not client.call(wire.WRITE, offset, payload=data).error reply
-        = client.call(wire.READ, offset, length) assert reply.data == data assert reply.structured == (mode !=
-        SIMPLE)
+        for offset, length in ranges:
+            data = rng.randbytes(length)
+            assert not client.call(wire.WRITE, offset, payload=data).error
+            reply = client.call(wire.READ, offset, length)
+            assert reply.data == data
+            assert reply.structured == (mode != SIMPLE)
 
 
 @pytest.mark.parametrize("mode", MODES)

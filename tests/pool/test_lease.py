@@ -16,8 +16,9 @@ OTHER_PROCESS = """
 import sys
 from pathlib import Path
 from sds.pool.lease import Holder, Lease
-lease = Lease.take(Path(sys.argv[1]), "tank/vm1", Holder.me("sds serve tank/vm1"), shared=sys.argv[2] ==
-"shared") print("held", flush=True)
+holder = Holder.me("sds serve tank/vm1")
+lease = Lease.take(Path(sys.argv[1]), "tank/vm1", holder, shared=sys.argv[2] == "shared")
+print("held", flush=True)
 sys.stdin.read()
 """
 
@@ -44,11 +45,11 @@ def test_kill_9_frees_the_lease_at_once(tmp_path: Path) -> None:
     with other_process(path, "exclusive") as process:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    assert [] == holders(path)
+    assert holders(path) == []
 
     with Lease.take(path, "tank/vm1", ME):
-        assert [ME] == holders(path)
-    assert [] == holders(path)
+        assert holders(path) == [ME]
+    assert holders(path) == []
 
 
 def test_a_lease_excludes_within_one_process_too(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_created_pool_opens_again(house: House) -> None:
         assert row == pool.row
         assert house.urls[:2] == [backend.url for backend in pool.backends.values()]
         assert {1, 2} == set(pool.place(1))
-        assert ["tank"] == house.home.pool_names()
+        assert house.home.pool_names() == ["tank"]
         await pool.close()
 
     run(work)
@@ -123,12 +123,12 @@ def bad_creations(house: House, tmp_path: Path) -> list[tuple[str, str, list[str
 def test_bad_input_is_refused_in_one_line_and_nothing_has_changed(house: House, tmp_path: Path) -> None:
     async def work() -> None:
         for name, says, urls, copies, size in bad_creations(house, tmp_path):
-            before = sorted(tmp_path.rglob("disk*/*"))
+            before = house.content()
             with pytest.raises(BadInput, match=says) as caught:
                 await create_pool(house.home, name, urls, connect, clock, copies, size)
             assert "\n" not in str(caught.value)
-            assert before == sorted(tmp_path.rglob("disk*/*"))
-            assert [] == house.home.pool_names()
+            assert before == house.content()
+            assert house.home.pool_names() == []
 
     run(work)
 
@@ -150,8 +150,8 @@ def test_a_creation_that_fails_half_way_leaves_nothing_behind(house: House, refu
     async def work() -> None:
         with pytest.raises(BackendError):
             await create_pool(house.home, "tank", house.urls, breaking, clock, 1, SEGMENT_SIZE)
-        assert [] == house.content()
-        assert [] == list(house.home.pools_dir.iterdir())
+        assert house.content() == []
+        assert list(house.home.pools_dir.iterdir()) == []
         await (await house.create()).close()
 
     run(work)
@@ -199,7 +199,7 @@ def test_a_missing_backend_is_named_and_may_be_allowed(house: House) -> None:
         with pytest.raises(SdsError, match="disk1 is missing"):
             await open_pool(house.home, "tank", connect)
         pool = await open_pool(house.home, "tank", connect, allow_missing=True)
-        assert ([1], [2]) == (list(pool.backends), list(pool.missing))
+        assert (list(pool.backends), list(pool.missing)) == ([1], [2])
         await pool.backup()
         await pool.close()
 
@@ -229,7 +229,7 @@ def test_backends_are_added_and_removed(house: House) -> None:
             await remove_backend(pool, row.id)
         await pool.close()
         again = await open_pool(house.home, "tank", connect)
-        assert [2, 3] == list(again.backends)
+        assert list(again.backends) == [2, 3]
         await again.close()
 
     run(work)
@@ -248,7 +248,7 @@ def test_export_then_import_from_the_backends_alone(house: House, tmp_path: Path
         with pool.lease(data, ME), pytest.raises(Busy, match="tank/vm1"):
             await export_pool(pool, ME)
         await export_pool(pool, ME)
-        assert [] == house.home.pool_names()
+        assert house.home.pool_names() == []
 
         fresh = Home(tmp_path / "fresh")
         with pytest.raises(Missing, match="disk1"):
@@ -259,7 +259,7 @@ def test_export_then_import_from_the_backends_alone(house: House, tmp_path: Path
         again = imported.pool
         assert (uuid, ["vm1"]) == (again.uuid, [row.name for row in again.catalog.datasets()])
         assert [(segment, {1, 2})] == [(s.id, set(s.copies)) for s in again.catalog.all_segments()]
-        assert [77] == [row.dataset for row in imported.left_out]
+        assert [row.dataset for row in imported.left_out] == [77]
         assert again.catalog.allocate_segment(data.id, again.catalog.acquire(data.id, "me"), (1,)) > segment
         assert str(moved) == again.backends[2].url
         await again.close()
@@ -278,14 +278,14 @@ def test_an_import_passes_over_damaged_backups_and_says_when_none_is_left(
         backups = sorted((house.disks[0] / "catalog").iterdir())
         backups[-1].write_bytes(b"\xff" * 100)
         imported = await import_pool(Home(tmp_path / "fresh"), house.urls[:1], connect, clock)
-        assert ["vm1"] == [row.name for row in imported.pool.catalog.datasets()]
+        assert [row.name for row in imported.pool.catalog.datasets()] == ["vm1"]
         await imported.pool.close()
         for path in (house.disks[0] / "catalog").iterdir():
             path.write_bytes(b"")
         fresher = Home(tmp_path / "fresher")
         with pytest.raises(Missing, match="no valid catalog backup"):
             await import_pool(fresher, house.urls[:1], connect, clock)
-        assert [] == list(fresher.pools_dir.iterdir())
+        assert list(fresher.pools_dir.iterdir()) == []
 
     run(work)
 
@@ -316,7 +316,7 @@ def test_destroy_removes_what_is_ours_and_only_that(house: House) -> None:
             await destroy_pool(pool, ME, force=True)
         await destroy_pool(pool, ME, force=True)
         assert [str(house.disks[0] / "photo")] == house.content()
-        assert [] == house.home.pool_names()
+        assert house.home.pool_names() == []
         (house.disks[0] / "photo").unlink()
         await (await house.create()).close()
 

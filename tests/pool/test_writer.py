@@ -61,8 +61,8 @@ def test_publish_sets_all_of_it_at_once() -> None:
     )
     catalog.publish(row.id, epoch, CHECKPOINT, {one.id: 96, 12345: 1}, [drop], {keep: 8192}, {one.id: 77})
 
-    assert CHECKPOINT == catalog.dataset("vm1").checkpoint
-    assert (96, 77) == (catalog.snapshot(row.id, "a").root, catalog.snapshot(row.id, "a").mapped_blocks)
+    assert catalog.dataset("vm1").checkpoint == CHECKPOINT
+    assert (catalog.snapshot(row.id, "a").root, catalog.snapshot(row.id, "a").mapped_blocks) == (96, 77)
     assert catalog.snapshot(row.id, "b").root is None
     assert [(keep, True, 8192)] == [(s.id, s.sealed, s.size_bytes) for s in catalog.segments(row.id)]
     assert two.root is None
