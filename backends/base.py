@@ -50,8 +50,11 @@ class Reader(Protocol):
     async def read(self, offset: int, into: memoryview) -> None:
         """B6."""
 
-    def will_need(self, offset: int, length: int) -> None:
-        """A hint that this range is read soon: may start to fetch it, never waits, never raises."""
+    def will_need(self, offset: int, length: int) -> bool:
+        """A hint that this range is read soon: may start to fetch it, never waits, never raises.
+
+        False: so many hints are under way that this one was dropped.
+        """
 
     def close(self) -> None: ...
 

@@ -51,8 +51,8 @@ class DirectoryReader:
                 f"{self._url}: {self._name}: too short, {count} of {len(into)} bytes at {offset} are there"
             )
 
-    def will_need(self, offset: int, length: int) -> None:
-        self._threads.hint(self._fd, offset, length)
+    def will_need(self, offset: int, length: int) -> bool:
+        return self._threads.hint(self._fd, offset, length)
 
     def close(self) -> None:
         if self._closed:

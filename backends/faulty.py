@@ -146,8 +146,8 @@ class _FaultyReader:
     async def read(self, offset: int, into: memoryview) -> None:
         await self._backend._run("read", self._name, lambda: self._inner.read(offset, into))
 
-    def will_need(self, offset: int, length: int) -> None:
-        self._inner.will_need(offset, length)
+    def will_need(self, offset: int, length: int) -> bool:
+        return self._inner.will_need(offset, length)
 
     def close(self) -> None:
         self._inner.close()

@@ -126,8 +126,8 @@ class MemoryReader:
         check_read(self._url, self._name, offset, len(into), len(self._file.data))
         self.read_nowait(offset, into)
 
-    def will_need(self, offset: int, length: int) -> None:
-        pass
+    def will_need(self, offset: int, length: int) -> bool:
+        return True
 
     def close(self) -> None:
         self._file = None

@@ -62,16 +62,19 @@ class ReaderThreads:
         await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
         return job.error, job.count
 
-    def hint(self, fd: int, offset: int, length: int) -> None:
-        """Starts to fetch a range. The descriptor may be closed as soon as this returns."""
+    def hint(self, fd: int, offset: int, length: int) -> bool:
+        """Starts to fetch a range; False: dropped. The descriptor may be closed as soon as this returns."""
         if self._hints >= HINTS_MAX or length <= 0:
-            return
-        with suppress(OSError):
+            return False
+        try:
             job = _Hint(os.dup(fd), offset, length)
-            with self._hints_lock:
-                self._hints += 1
-            self._need_thread()
-            self._jobs.put(job)
+        except OSError:
+            return False
+        with self._hints_lock:
+            self._hints += 1
+        self._need_thread()
+        self._jobs.put(job)
+        return True
 
     def close(self) -> None:
         for _ in range(self._threads):

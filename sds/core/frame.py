@@ -131,9 +131,9 @@ def header_is_valid(data: memoryview, offset: int, header: FrameHeader, seed: in
 
 
 def blocks_are_valid(table: memoryview, blocks: memoryview, address: int, key: int) -> bool:
-    """Verify plain blocks against their part of the table (F2); `address` is that of the first of these blocks."""
+    """Verify plain blocks against their part of the table (F2), as 64-bit numbers; `address`: of the first of them."""
     at = 0
-    for expected in table.cast("Q"):
+    for expected in table:
         if xxh3_64_intdigest(blocks[at : at + BLOCK_SIZE], address ^ key) != expected:
             return False
         at += BLOCK_SIZE
@@ -164,4 +164,4 @@ def frame_is_valid(data: memoryview, offset: int, header: FrameHeader, address: 
     table_at = offset + HEADER_SIZE
     data_at = table_at + 8 * header.blocks
     end = data_at + header.raw_bytes
-    return blocks_are_valid(data[table_at:data_at], data[data_at:end], address, key)
+    return blocks_are_valid(data[table_at:data_at].cast("Q"), data[data_at:end], address, key)

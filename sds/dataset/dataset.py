@@ -96,6 +96,12 @@ class Dataset:
         await self.checkpointer.wait_turn()
         await self.checkpointer.merge(self.checkpointer.freeze())
 
+    async def newest_root(self) -> int:
+        """The root of a published tree with everything up to now."""
+        if self.map.frozen or not self.map.current.is_empty:
+            await self.checkpoint()
+        return self.map.root
+
     async def snapshot(self, name: str) -> SnapshotRow:
         """D3. Exists, NoSpace, Failed."""
         catalog = self.pool.catalog

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from xxhash import xxh3_64_intdigest
 
 from backends.base import Reader
-from sds.core.address import BLOCK_SIZE, FRAME_MASK, offset_of, segment_of
+from sds.core.address import BLOCK_SIZE, BLOCKS_PER_FRAME, FRAME_MASK, offset_of, segment_of
 from sds.core.errors import BackendError, Corrupt, Missing
 from sds.core.frame import (
     BLOCKS,
@@ -39,13 +39,16 @@ from sds.pool.rows import SegmentRow
 
 T = TypeVar("T")
 Ranges = Generator[tuple[int, int], memoryview, T]
-"""Yields (offset, length) within a segment, is sent the bytes, returns what it was after."""
+"""Yields (offset, length) within a segment, is sent the bytes (or Corrupt if they are not there), returns what it
+was after."""
 Plan = Callable[[], Ranges[T]]
 
 FRAME_SIZE: Final = HEADER_SIZE + BLOCK_SIZE
 FILES_MAX: Final = 512
 TABLES_MAX: Final = 1 << 15
 DECODED_MAX: Final = 256
+GUESS_MAX: Final = 16 << 10
+"""A lone block deeper in its frame is two small reads: the table, then the block."""
 _LONE_BLOCK: Final = bytes((DATA, RAW))
 
 
@@ -66,28 +69,39 @@ class FrameReader:
     # -- data blocks -----------------------------------------------------------------------------------------------
 
     def block_nowait(self, address: int) -> Buffer | None:
-        """One block, the shortest way there is."""
+        """One block, the shortest way there is: plain blocks without a generator, the rest as blocks_nowait."""
         segment = address >> 24
         offset = (address >> 5 & 0x7FFFF) << 6
         view = self._staged.get(segment)
         if view is not None:
-            if view[offset + 13] == RAW:
+            codec = view[offset + 13]
+            if codec == RAW:
                 return view[offset + HEADER_SIZE : offset + FRAME_SIZE]
-        elif not address & 31:
-            file = self._files.get(segment)
-            if file is None:
+            if codec == BLOCKS:
+                start = offset + HEADER_SIZE + 8 * view[offset + 15] + ((address & 31) << 12)
+                return view[start : start + BLOCK_SIZE]
+            return self._blocks_in_memory(view, address, 1)
+        file = self._files.get(segment)
+        if file is None:
+            return None
+        known = self._tables.get(address & FRAME_MASK)
+        if known is not None:
+            block = address & 31
+            data = memoryview(bytearray(BLOCK_SIZE))
+            if not file.read_nowait(known[0] + (block << 12), data):
                 return None
-            frame = bytearray(FRAME_SIZE)
-            data = memoryview(frame)
-            if not file.read_nowait(offset, data):
-                return None
-            # A frame of one plain block, by far the most common after random writes.
-            if frame[12:14] == _LONE_BLOCK and frame[15] == 1:
-                expected = int.from_bytes(frame[:8], "little")
-                if xxh3_64_intdigest(data[8:], address ^ self._key) == expected:
-                    return data[HEADER_SIZE:]
-                return None
-        return self.blocks_nowait(address, 1)
+            return data if xxh3_64_intdigest(data, address ^ self._key) == known[1][block] else None
+        if address & 31:
+            return self.blocks_nowait(address, 1)
+        frame = bytearray(FRAME_SIZE)
+        data = memoryview(frame)
+        if not file.read_nowait(offset, data):
+            return None
+        if frame[12:14] != _LONE_BLOCK or frame[15] != 1:
+            return self.blocks_nowait(address, 1)
+        if xxh3_64_intdigest(data[8:], address ^ self._key) != int.from_bytes(frame[:8], "little"):
+            return None
+        return data[HEADER_SIZE:]
 
     def blocks_nowait(self, address: int, count: int) -> Buffer | None:
         """`count` consecutive blocks of one frame."""
@@ -132,28 +146,38 @@ class FrameReader:
         if known is not None:
             data_at, table = known
             data = yield data_at + start, size
-            return self._verified_blocks(address, table[8 * first : 8 * (first + count)], data)
+            return self._verified_blocks(address, table[first : first + count], data)
         decoded = self._decoded.get(frame)
         if decoded is not None:
             return memoryview(decoded)[start : start + size]
+        # The size of the frame is not known yet: ask for what is enough if its blocks are plain.
         offset = offset_of(frame)
-        head = yield offset, HEADER_SIZE
-        header = self._header(head, frame, DATA)
+        guess = HEADER_SIZE + (8 * BLOCKS_PER_FRAME + start if first or count > 1 else 0) + size
+        if count == 1 and start > GUESS_MAX:
+            guess = HEADER_SIZE + 8 * BLOCKS_PER_FRAME
+        try:
+            data = yield offset, guess
+        except Corrupt:  # the segment ends there
+            data = yield offset, HEADER_SIZE
+        header = self._header(data, frame, DATA)
         if first + count > header.blocks:
             raise Corrupt(f"{_where(frame)} has {header.blocks} blocks, the map wants {first}+{count}")
-        covered = yield offset, HEADER_SIZE + header.covered_bytes
-        if not header_is_valid(covered, 0, header, frame ^ self._key):
+        covered = HEADER_SIZE + header.covered_bytes
+        if covered > len(data):
+            data = yield offset, covered
+        if not header_is_valid(data, 0, header, frame ^ self._key):
             raise Corrupt(f"{_where(frame)} fails its checksum")
         if header.codec != BLOCKS:
-            plain = self._decode(frame, header, covered[HEADER_SIZE:])
+            plain = self._decode(frame, header, data[HEADER_SIZE:covered])
             return memoryview(plain)[start : start + size]
-        table = memoryview(bytes(covered[HEADER_SIZE:]))
-        data_at = offset + HEADER_SIZE + header.covered_bytes
+        table = memoryview(bytes(data[HEADER_SIZE:covered])).cast("Q")
         if len(self._tables) >= TABLES_MAX:
             self._tables.clear()
-        self._tables[frame] = data_at, table
-        data = yield data_at + start, size
-        return self._verified_blocks(address, table[8 * first : 8 * (first + count)], data)
+        self._tables[frame] = offset + covered, table
+        blocks = data[covered + start : covered + start + size]
+        if len(blocks) < size:
+            blocks = yield offset + covered + start, size
+        return self._verified_blocks(address, table[first : first + count], blocks)
 
     def _verified_blocks(self, address: int, table: memoryview, data: memoryview) -> memoryview:
         if not blocks_are_valid(table, data, address, self._key):
@@ -203,11 +227,9 @@ class FrameReader:
     # -- files -------------------------------------------------------------------------------------------------------
 
     def prefetch(self, segment: int, offset: int, length: int) -> bool:
-        """Hint; False if the segment's file is not open (and nothing was done)."""
+        """Hint; False if nothing was done: the segment's file is not open, or there are too many hints under way."""
         file = self._files.get(segment)
-        if file is not None:
-            file.will_need(offset, length)
-        return file is not None
+        return file is not None and file.will_need(offset, length)
 
     async def open(self, segment: int) -> None:
         """Have the segment's file open, for the nowait methods. Missing, BackendError."""
@@ -245,7 +267,11 @@ class FrameReader:
             while True:
                 data = memoryview(bytearray(length))
                 if not file.read_nowait(offset, data):
-                    await file.read(offset, data)
+                    try:
+                        await file.read(offset, data)
+                    except Corrupt as too_short:
+                        offset, length = plan.throw(too_short)
+                        continue
                 offset, length = plan.send(data)
         except StopIteration as done:
             result: T = done.value

@@ -10,19 +10,11 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from sds.core.extent import Extent as Extent
+
 Buffer = bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """A run of bytes in one state."""
-
-    length: int
-    flags: int
-    """base:allocation: 1 = hole, 2 = reads as zeros. Changed blocks: 1 = dirty."""
 
 
 class Device(Protocol):

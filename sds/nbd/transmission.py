@@ -10,7 +10,6 @@
   T4  The loop gives way to other tasks at least every SLICE_S, sooner when requests of its own are under way.
   T5  A connection that ends (DISC, end of file, error, stop) starts no further request, waits for those under
       way, sends their replies if it can, and only then counts as ended.
-  T6  Counters are added up per batch.
 """
 
 import errno
@@ -23,6 +22,7 @@ import trio
 
 from sds.core.errors import SdsError
 from sds.nbd import wire
+from sds.nbd.batch import REPLIES_MAX_BYTES, Batch, Head
 from sds.nbd.budget import Budget
 from sds.nbd.commands import Executor, check, cost_bytes, payload_length
 from sds.nbd.device import Buffer
@@ -30,21 +30,14 @@ from sds.nbd.handshake import Negotiated
 from sds.nbd.outbox import Outbox
 from sds.nbd.receiver import CAPACITY_BYTES, Receiver
 from sds.nbd.state import State, log
-from sds.nbd.wire import HangUp, Request, request_head, wire_errno
+from sds.nbd.wire import HangUp, Request, wire_errno
 
-REPLIES_MAX_BYTES = 1 << 20
-"""A batch ends when it has this much to send: bounds what a client that does not read makes us copy."""
-BATCH_REQUESTS_MAX = 256
-FAST_READ_MAX_BYTES = 1 << 20
-"""Larger reads count against the budget, as tasks."""
 SLICE_S = 0.0015
 SLICE_WITH_TASKS_S = 0.0003
 ALONE_S = 0.002
 """After another connection was active this recently, the loop does not spin."""
 STOPPING_S = 0.2
 """What a stopping server still receives from a client that never pauses."""
-
-Head = tuple[int, int, int, int]
 
 
 class Connection:
@@ -60,9 +53,7 @@ class Connection:
         self._outbox = Outbox(sock, state.budget, limits.stall_s)
         self._in = Receiver(sock, state.budget, limits.stall_s)
         self._header_bytes = negotiated.replies.request.size
-        magic, payload_flag = self._replies.magic, wire.CMD_PAYLOAD_LEN if self._replies.extended else 0
-        self._read_head = request_head(magic, 0, wire.READ)
-        self._write_head = request_head(magic, payload_flag, wire.WRITE)
+        self._batch = Batch(state, negotiated.replies, self._in, self._outbox)
         self._slice_end = 0.0
         self._alone_since = 0.0
         self._cut = False
@@ -123,7 +114,7 @@ class Connection:
     async def _loop(self) -> None:
         received, header_bytes = self._in, self._header_bytes
         while not self._cut:
-            stopped = self._batch()
+            stopped = self._batch.answer()
             if stopped is not None:
                 if not await self._leave_the_loop(stopped):
                     return
@@ -146,61 +137,6 @@ class Connection:
         await self._settle()
         await trio.lowlevel.checkpoint()
         self._slice_end = perf_counter() + (SLICE_WITH_TASKS_S if self._budget.count else SLICE_S)
-
-    def _batch(self) -> Head | None:
-        """Answer requests from the front of the buffer. The first that cannot be answered so; None: all could."""
-        received, outbox, device = self._in, self._outbox, self._device
-        view, pos, end = received.view, received.pos, received.end
-        unpack, header_bytes = self._replies.request.unpack_from, self._header_bytes
-        read_head, write_head = self._read_head, -1 if device.read_only else self._write_head
-        done, data, size_bytes = self._replies.done, self._replies.data, device.size_bytes
-        append, extend = outbox.parts.append, outbox.parts.extend
-        pending = start = outbox.pending_bytes
-        reads = read_bytes = writes = written_bytes = 0
-        limit = start + REPLIES_MAX_BYTES
-        head: Head | None = None
-        try:
-            for _ in range(BATCH_REQUESTS_MAX):
-                if end - pos < header_bytes or pending >= limit:
-                    break
-                head = kind, cookie, offset, length = unpack(view, pos)
-                if not length or offset + length > size_bytes:
-                    return head
-                if kind == read_head:
-                    if length > FAST_READ_MAX_BYTES or (parts := device.read_nowait(offset, length)) is None:
-                        return head
-                    reply = data(cookie, offset, length)
-                    append(reply)
-                    extend(parts)
-                    pending += len(reply) + length
-                    pos += header_bytes
-                    reads += 1
-                    read_bytes += length
-                elif kind == write_head:
-                    stop = pos + header_bytes + length
-                    if stop > end or not device.write_nowait(offset, view[pos + header_bytes : stop]):
-                        return head
-                    reply = done(cookie, offset)
-                    append(reply)
-                    pending += len(reply)
-                    pos = stop
-                    writes += 1
-                    written_bytes += length
-                else:
-                    return head
-            return None
-        except Exception as exc:  # the request at `pos` is tried again as a task, which tells the client
-            self._state.tell_unexpected("the fast path", exc)
-            return head
-        finally:
-            received.pos = pos
-            outbox.pending_bytes = pending
-            self._count(wire.READ, reads, read_bytes)
-            self._count(wire.WRITE, writes, written_bytes)
-
-    def _count(self, command: int, ops: int, size_bytes: int) -> None:
-        if ops:
-            self._state.metrics.count(command, ops, size_bytes)
 
     async def _leave_the_loop(self, head: Head) -> bool:
         """The first request needs more bytes, a task, or an error. False: the connection ends."""

@@ -1,8 +1,15 @@
-"""Read-ahead by the map: a stream that is sequential in the volume may be anywhere in the log."""
+"""Read-ahead by the map: a stream that is sequential in the volume may be anywhere in the log.
+
+  RA1  Hints only, and only after a read had to wait: what is cached costs nothing.
+  RA2  Close together: the next window is asked for, range by range.
+  RA3  Scattered (written at random): small reads would be as many as blocks. So the segments that the stream
+       leads to are pulled in whole, oldest first, as long as all of them fit into half of the memory that is free;
+       each at most once per stream.
+"""
 
 from typing import Final
 
-from sds.core.address import BLOCK_SIZE, offset_of, segment_of
+from sds.core.address import BLOCK_SIZE, SEGMENT_SIZE_MAX, offset_of, segment_of
 from sds.core.page import PAGE_BLOCKS
 from sds.dataset.blockmap import INODE_SHIFT, PAGE_SHIFT, BlockMap
 from sds.log.reader import FrameReader
@@ -12,6 +19,8 @@ SLACK_BYTES: Final = 8 << 20
 """Requests of one stream overtake each other by so much."""
 GAP_BYTES: Final = 128 << 10
 RANGES_MAX: Final = 64
+COLD_BYTES: Final = 64 << 20
+"""After a read that had to wait, hints are given for so much of the stream."""
 
 
 class ReadAhead:
@@ -22,25 +31,41 @@ class ReadAhead:
         self._expected = 0
         self._streak = 0
         self._until = 0
+        self._cold_bytes = 0
+        self._pulled: set[int] = set()
 
     def note(self, offset: int, length: int) -> None:
-        """A read of this range is about to happen: if it goes on a stream, ask for what comes after it."""
+        """A read of this range is about to happen: if it goes on a cold stream, ask for what comes after it."""
         if not -SLACK_BYTES <= offset - self._expected <= SLACK_BYTES:
             self._streak, self._until = 0, 0
+            self._pulled.clear()
         self._streak += 1
         self._expected = offset + length
+        if self._cold_bytes <= 0 or self._streak <= 2:
+            return
+        self._cold_bytes -= length
         block = offset + length >> 12
-        if self._streak > 2 and block + WINDOW_BLOCKS // 2 > self._until:
+        if block + WINDOW_BLOCKS // 2 > self._until:
             start = max(self._until, block)
             self._until = block + WINDOW_BLOCKS
             self._ask(start, self._until)
 
+    def missed(self) -> None:
+        """A read had to wait."""
+        self._cold_bytes = COLD_BYTES
+
     def _ask(self, first: int, last: int) -> None:
-        """Hints for all that lies close together; what is scattered is not worth a hint for each block."""
-        ranges = merged_ranges(self._places(first, last))
+        places = self._places(first, last)
+        ranges = merged_ranges(places)
         if len(ranges) <= RANGES_MAX:
             for segment, start, end in ranges:
                 self._reader.prefetch(segment, start, end - start)
+            return
+        if self._map.mapped_blocks * BLOCK_SIZE > _free_memory_bytes() // 2:
+            return
+        for segment in sorted({segment for segment, _ in places} - self._pulled):
+            if self._reader.prefetch(segment, 0, SEGMENT_SIZE_MAX):
+                self._pulled.add(segment)
 
     def _places(self, first: int, last: int) -> list[tuple[int, int]]:
         """(segment, offset) of the frames of these blocks, as far as their map pages are in memory."""
@@ -63,3 +88,12 @@ def merged_ranges(places: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
         else:
             ranges.append((segment, offset, end))
     return ranges
+
+
+def _free_memory_bytes() -> int:
+    """What the kernel could use as cache."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return 0

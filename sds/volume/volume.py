@@ -16,7 +16,7 @@ from sds.core.page import PAGE_BLOCKS
 from sds.dataset.blockmap import INODE_SHIFT, PAGE_SHIFT, page_keys
 from sds.dataset.dataset import VOLUME_INODE, Dataset
 from sds.log.codec import Compressor
-from sds.volume.reading import VolumeReader
+from sds.volume.status import StatusReader
 
 BLOCK_MASK: Final = BLOCK_SIZE - 1
 COMPRESSED_BLOCKS: Final = 8
@@ -26,7 +26,7 @@ _KEY: Final = VOLUME_INODE << INODE_SHIFT
 _OFFSET_IN_PAGE: Final = PAGE_BLOCKS - 1
 
 
-class Volume(VolumeReader):
+class Volume(StatusReader):
     read_only = False
 
     def __init__(self, dataset: Dataset) -> None:
@@ -42,6 +42,12 @@ class Volume(VolumeReader):
     @property
     def size_bytes(self) -> int:
         return self._dataset.size_bytes
+
+    async def newest_root(self) -> int:
+        return await self._dataset.newest_root()
+
+    def compress_with(self, name: str) -> None:
+        self._compressor = Compressor.named(name)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

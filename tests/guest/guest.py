@@ -4,7 +4,7 @@
       `init.sh` is its only program. Emulated (tcg): it needs no virtualisation of the host.
   U2  The disk is attached with a reconnect delay: while the server is away requests wait, and the guest sees
       a pause.
-  U3  The host learns of progress from console lines that start with "GUEST "; the caller may act on each.
+  U3  The host learns of progress from console lines marked "GUEST "; the caller may act on each.
   U4  A boot ends by power-off, or is ended after a deadline and fails; no emulator is left behind.
 """
 
@@ -74,12 +74,16 @@ def boot(
     deadline = threading.Timer(BOOT_TIMEOUT_S, process.kill)
     deadline.start()
     console: list[str] = []
+    lines: list[str] = []
     try:
         assert process.stdout is not None
         for line in process.stdout:
             console.append(line.strip())
-            if line.startswith(MARK):
-                on_line(line.removeprefix(MARK).strip())
+            # The firmware's last escape codes may stand before the first line of the guest.
+            _, mark, said = line.strip().partition(MARK)
+            if mark:
+                lines.append(said)
+                on_line(said)
         process.wait()
     finally:
         deadline.cancel()
@@ -87,10 +91,9 @@ def boot(
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-    lines = tuple(line.removeprefix(MARK) for line in console if line.startswith(MARK))
     if not lines or lines[-1] != f"OK {mode}":
         raise GuestFailed(f"guest in mode {mode} did not end with OK: " + " | ".join(console[-25:]))
-    return Boot(lines)
+    return Boot(tuple(lines))
 
 
 def _command(initramfs: Path, socket_path: Path, mode: str, count: int) -> list[str]:

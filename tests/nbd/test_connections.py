@@ -181,6 +181,18 @@ def test_a_client_that_reads_nothing_is_cut_only_while_others_wait(tmp_path: Pat
             stalled.wait_all()
 
 
+def test_a_client_that_stalls_inside_a_payload_is_cut_only_while_others_wait(tmp_path: Path) -> None:
+    limits = Limits(stall_s=0.1, bytes=5 << 20)
+    with serving(MemoryDevice(40 << 20), tmp_path, limits=limits) as served, Client(served.address) as stalled:
+        stalled.submit(wire.WRITE, 0, 20 << 20)
+        stalled.flush_out()
+        served.until(lambda: served.server._state.budget.count == 1)
+        with Client(served.address) as client:
+            assert not client.call(wire.READ, 0, 4096).error
+            assert len(client.call(wire.READ, 0, SIZE).data) == SIZE
+        assert stalled.closed()
+
+
 def test_too_many_connections_are_hung_up_and_slots_come_back(tmp_path: Path) -> None:
     with serving(MemoryDevice(SIZE), tmp_path, limits=Limits(connections=2)) as served:
         one, two = Client(served.address), Client(served.address)

@@ -47,6 +47,10 @@ class Reusing(MemoryDevice):
         trio.lowlevel.current_trio_token().run_sync_soon(self.spoil, copy)
         return (copy,)
 
+    async def read(self, offset: int, length: int) -> tuple[Buffer]:
+        await trio.lowlevel.checkpoint()
+        return self.read_nowait(offset, length)
+
     def spoil(self, copy: memoryview) -> None:
         copy[:] = b"\xee" * len(copy)
 
@@ -54,6 +58,19 @@ class Reusing(MemoryDevice):
 def test_reads_are_copied_before_the_device_may_change_them(tmp_path: Path) -> None:
     with serving(Reusing(SIZE), tmp_path) as served:
         exercise(served.address, seed=4, rounds=40, length_max=600_000)
+
+
+@pytest.mark.parametrize("length", [900_000, 1_200_000], ids=["fast", "tasks"])
+def test_reads_are_copied_when_the_socket_is_full_and_few_are_held(tmp_path: Path, length: int) -> None:
+    with serving(Reusing(SIZE), tmp_path) as served, Client(served.address) as client:
+        served.in_loop(lambda: served.device.data.__setitem__(slice(None), b"a" * SIZE))
+        cookies = [client.submit(wire.READ, number, length) for number in range(16)]
+        client.flush_out()
+        served.until(lambda: served.server._state.transmitting[0]._outbox.pending_bytes > 0)
+        if length == 900_000:
+            assert served.server._state.transmitting[0]._outbox.pending_bytes < 2 << 20
+        replies = client.wait_all()
+        assert [replies[cookie].data == b"a" * length for cookie in cookies] == [True] * 16
 
 
 @pytest.mark.parametrize("last", [wire.DISC, wire.FLUSH, None])

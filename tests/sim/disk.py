@@ -380,8 +380,8 @@ class SimReader:
         into[:] = self._file.live.read(offset, len(into))
         self._disk._end("read", self._name, fault)
 
-    def will_need(self, offset: int, length: int) -> None:
-        pass
+    def will_need(self, offset: int, length: int) -> bool:
+        return True
 
     def close(self) -> None:
         self._closed = True

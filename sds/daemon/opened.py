@@ -1,0 +1,63 @@
+"""Having a dataset open: lease, recovery, backup, and what can be asked of it. For workers, and for commands on a
+closed dataset.
+
+  OD1  The row of a dataset is read after its lease was taken: before, somebody else may have moved it on.
+  OD2  A backup of the catalog is durable before anything is acknowledged in a new epoch. Without it, an import from
+       the backends would take the log of this epoch for the leftovers of a recovery that was cut off.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from sds.core.errors import Busy
+from sds.daemon.backups import Backups
+from sds.daemon.operations import Operations
+from sds.daemon.sweeper import Sweeper
+from sds.dataset.dataset import Dataset, Settings, open_dataset
+from sds.log.env import Env
+from sds.pool.lease import Holder, Lease, holders
+from sds.pool.pool import Pool
+from sds.pool.rows import DatasetRow
+from sds.volume.volume import Volume
+
+PATIENCE_S: Final = 30.0
+POLL_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    dataset: Dataset
+    volume: Volume
+    operations: Operations
+    sweeper: Sweeper
+    backups: Backups
+
+
+async def take_lease(pool: Pool, row: DatasetRow, holder: Holder) -> Lease:
+    """Commands that have it open for the moment are waited for, workers are not: Busy says who has it."""
+    path = pool.home.lock_path(pool.uuid, row.id)
+    deadline = trio.current_time() + PATIENCE_S
+    while True:
+        try:
+            return pool.lease(row, holder)
+        except Busy:
+            if any(other.socket for other in holders(path)) or trio.current_time() > deadline:
+                raise
+        await trio.sleep(POLL_S)
+
+
+@asynccontextmanager
+async def opened(pool: Pool, dataset_id: int, holder: Holder, env: Env, settings: Settings) -> AsyncIterator[Opened]:
+    """A dataset whose lease the caller holds. Leaving the block in order closes it in order."""
+    row = await env.run_blocking(pool.catalog.dataset_by_id, dataset_id)  # OD1
+    async with open_dataset(pool, row, env, settings, str(holder)) as dataset:
+        backups = Backups(pool.backup)
+        sweeper = Sweeper(dataset)
+        volume = Volume(dataset)
+        operations = Operations(dataset, volume, sweeper, backups.request, holder)
+        await pool.backup()  # OD2
+        yield Opened(dataset, volume, operations, sweeper, backups)
