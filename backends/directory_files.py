@@ -1,8 +1,8 @@
 """Files in a directory: the blocking half of DirectoryBackend. Every method may be called from any thread.
 
-  D1  A name is durable: a file and every directory above it have been fsynced when create or put returns.
-      Each object fsyncs the directories that it meets for the first time, whoever made them.
-  D2  Room is durable: files are preallocated before anybody is told that they exist.
+  D1  A name is durable when put, or the first sync of the file, returns: the file and every directory above it have
+      been fsynced. Each object fsyncs the directories that it meets for the first time, whoever made them.
+  D2  Room is sure: files are preallocated before anybody is told that they exist.
   D3  A write error is never lost: all writes and syncs of a file go through one descriptor, which is synced
       before it is closed early; after an error the file is final (B4), also for syncs that await their turn.
   D4  No name leads out of the directory: every part is opened relative to its parent without following
@@ -59,8 +59,6 @@ class DirectoryFiles:
             try:
                 if size_bytes:
                     os.posix_fallocate(fd, 0, size_bytes)
-                os.fsync(fd)
-                os.fsync(parent)
             except OSError:
                 with suppress(OSError):
                     os.unlink(base, dir_fd=parent)
@@ -74,17 +72,26 @@ class DirectoryFiles:
             with self._final_on_error(name, file):
                 file.write(offset, data)
                 if sync:
-                    file.sync()
+                    self._sync(name, file)
 
     def sync(self, name: str) -> None:
         with self._errors(name), self._write_file(name) as file, self._final_on_error(name, file):
-            file.sync()
+            self._sync(name, file)
+
+    def _sync(self, name: str, file: WriteFile) -> None:
+        """D1: with the first sync of a file its name becomes durable, too."""
+        file.sync()
+        if not file.name_is_durable:
+            with self._parent(name) as (parent, _):
+                os.fsync(parent)
+            file.name_is_durable = True
 
     def seal(self, name: str, size_bytes: int) -> None:
         with self._errors(name), self._write_file(name) as file:
             check_size(self.url, name, size_bytes, file.size_bytes)
             with self._final_on_error(name, file):
                 file.cut(size_bytes)
+                self._sync(name, file)
             self._retire(name)
 
     def open_for_reading(self, name: str) -> int:

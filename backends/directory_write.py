@@ -19,6 +19,7 @@ class WriteFile:
     def __init__(self, fd: int, size_bytes: int) -> None:
         self.size_bytes = size_bytes
         self.users = 0
+        self.name_is_durable = False
         self.retired = False
         self._fd = fd
         self._turn = threading.Lock()

@@ -33,10 +33,10 @@ class ExtentList:
             if self._found and self._found[-1][1] == flags:
                 self._found[-1][0] += until - self._at
             elif len(self._found) == self._count_max:
-                return False
+                self._end = self._at  # nothing may follow behind a gap
             else:
                 self._found.append([until - self._at, flags])
-            self._at = until
+            self._at = min(until, self._end)
         return self._at < self._end
 
     def result(self) -> list[Extent]:

@@ -47,6 +47,7 @@ RAW_BYTES_MAX: Final = 4 << 20
 """No payload decodes to more than this: the bound for allocations made on behalf of stored data."""
 
 Buffer = bytes | bytearray | memoryview
+_PLACES: Final = [(index, index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE) for index in range(BLOCKS_PER_FRAME)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +143,10 @@ def blocks_are_valid(table: memoryview, blocks: memoryview, address: int, key: i
 
 
 def block_table(blocks: memoryview, address: int, key: int) -> bytes:
-    """The checksum table (F2) of whole blocks whose frame will have this address."""
-    return struct.pack(
-        f"<{len(blocks) // BLOCK_SIZE}Q",
-        *(
-            xxh3_64_intdigest(blocks[at : at + BLOCK_SIZE], (address + index) ^ key)
-            for index, at in enumerate(range(0, len(blocks), BLOCK_SIZE))
-        ),
-    )
+    """The checksum table (F2) of whole blocks whose frame will have this address (its block is 0)."""
+    seed = address ^ key
+    digests = [xxh3_64_intdigest(blocks[at:end], seed ^ index) for index, at, end in _PLACES[: len(blocks) >> 12]]
+    return struct.pack(f"<{len(digests)}Q", *digests)
 
 
 def frame_is_valid(data: memoryview, offset: int, header: FrameHeader, address: int, key: int) -> bool:

@@ -31,7 +31,7 @@ LEAF_ENTRY_SIZE = 12
 """A map page outside its leaf: 2 bytes of key, 10 of value."""
 INNER_ENTRY_SIZE = 11
 
-INTERVAL_MIN_BYTES = 64 << 20
+INTERVAL_MIN_BYTES = 256 << 20
 INTERVAL_MAX_BYTES = 1 << 30
 """Replay takes about 2 s: 256 Ki frames of 4 KiB at 150,000 a second."""
 METADATA_PART_MAX = 0.10

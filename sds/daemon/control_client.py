@@ -20,6 +20,10 @@ PROBE_S = 5.0
 _SOCKET_PATH_MAX = 107
 
 
+class NoWorker(Missing):
+    """Nobody listens there: no socket, or one that a killed worker left."""
+
+
 def call(path: Path, op: str, /, timeout_s: float = TIMEOUT_S, **args: object) -> object:
     """The result of one operation of the worker that serves `path`; raises what the worker raised."""
     request = json.dumps({"op": op, "args": args}).encode() + b"\n"
@@ -70,7 +74,7 @@ def _connect(path: Path, timeout_s: float) -> socket.socket:
             connection.connect(short)
     except (FileNotFoundError, ConnectionRefusedError) as error:
         connection.close()
-        raise Missing(f"no worker listens at {path}") from error
+        raise NoWorker(f"no worker listens at {path}") from error
     except OSError as error:
         connection.close()
         raise BackendError(f"cannot reach the worker at {path}: {error.strerror}") from error

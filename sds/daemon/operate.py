@@ -3,12 +3,12 @@ moment. The same code does the work in both cases (sds/daemon/operations.py).
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
-from sds.core.errors import Busy, Missing
-from sds.daemon.control_client import call
+from sds.core.errors import Busy
+from sds.daemon.control_client import NoWorker, call
 from sds.daemon.opened import PATIENCE_S, POLL_S, opened
 from sds.dataset.dataset import Settings
 from sds.log.env import Env
@@ -19,7 +19,7 @@ from sds.pool.rows import DatasetRow
 MOMENT: Final = Settings(stage_slots=2, map_pages_max=1 << 14)
 
 
-async def operate(pool: Pool, row: DatasetRow, env: Env, holder: Holder, op: str, **arguments: object) -> object:
+async def operate(pool: Pool, row: DatasetRow, env: Env, holder: Holder, op: str, **arguments: Any) -> object:
     """The result of the operation; raises what it raised, wherever that was."""
     deadline = trio.current_time() + PATIENCE_S
     while True:
@@ -35,9 +35,8 @@ async def operate(pool: Pool, row: DatasetRow, env: Env, holder: Holder, op: str
         if socket:
             try:
                 return await trio.to_thread.run_sync(_call, socket, op, arguments)
-            except Missing as error:
-                if not str(error).startswith(NO_WORKER):
-                    raise  # of the worker: what was asked for is not there
+            except NoWorker:
+                await trio.lowlevel.checkpoint()
         await trio.sleep(POLL_S)  # it is starting, or ending, or a command that takes a moment
 
 
@@ -47,12 +46,12 @@ def worker_socket(pool: Pool, row: DatasetRow) -> str:
     return found[0] if found else ""
 
 
-def _call(socket: str, op: str, arguments: dict[str, object]) -> object:
+def _call(socket: str, op: str, arguments: dict[str, Any]) -> object:
     return call(Path(socket), op, **arguments)
 
 
 async def _here(
-    pool: Pool, row: DatasetRow, env: Env, holder: Holder, op: str, arguments: dict[str, object]
+    pool: Pool, row: DatasetRow, env: Env, holder: Holder, op: str, arguments: dict[str, Any]
 ) -> object:
     async with opened(pool, row.id, holder, env, MOMENT) as here:
         result = await here.operations.handlers()[op](**arguments)

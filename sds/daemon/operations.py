@@ -6,7 +6,7 @@ opened the dataset for the moment (sds/daemon/operate.py). Results are plain JSO
 """
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
@@ -40,14 +40,14 @@ class Operations:
         self.stop: Callable[[], None] = lambda: None
 
     def handlers(self) -> dict[str, Handler]:
-        one_at_a_time = {
+        one_at_a_time: dict[str, Handler] = {
             "snapshot": self.snapshot, "rollback": self.rollback, "resize": self.resize, "checkpoint": self.checkpoint,
             "destroy_snapshot": self.destroy_snapshot, "set_property": self.set_property,
         }  # fmt: skip
         found: dict[str, Handler] = {name: self._in_turn(handler) for name, handler in one_at_a_time.items()}
         return found | {"ping": self.ping, "stats": self.stats, "sweep": self.sweep, "stop": self.end}
 
-    def _in_turn(self, handler: Callable[..., Awaitable[object]]) -> Handler:
+    def _in_turn(self, handler: Handler) -> Handler:
         async def call(**arguments: object) -> object:
             async with self._turn:
                 if self._closing:

@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 class Settings:
     """What a worker may use. Delays in seconds."""
 
-    stage_slots: int = 4
+    stage_slots: int = 6
     map_pages_max: int = 1 << 16
     """Map pages in memory, about 1.2 KiB each."""
     flush_delay_s: float = 5.0
@@ -76,6 +76,8 @@ class Dataset:
         self._stage = stage
         self._rolling_back = trio.Lock()
         self._merge_wanted = trio.Event()
+        self._closing = False
+        self._maintained = trio.Event()
 
     @property
     def size_bytes(self) -> int:
@@ -188,6 +190,7 @@ class Dataset:
         if pending:
             raise Failed(f"{self.row.name}: the log does not have the snapshots {sorted(pending)} of the catalog")
         self.checkpointer.forget([row.id for row in tail.forgotten])
+        self.log.sealed_sizes |= {kept.row.id: kept.size_bytes for kept in tail.kept}
         await self.checkpointer.merge(self.checkpointer.freeze())
 
     async def _preload(self, tail: Tail) -> None:
@@ -225,9 +228,9 @@ class Dataset:
     # -- background ---------------------------------------------------------------------------------------------------
 
     async def maintain(self) -> None:
-        """Checkpoints by volume and time, flushes by time, memory given back when idle; until cancelled."""
+        """Checkpoints by volume and time, flushes by time, memory given back when idle; until `close`."""
         last_sequence, idle_s, flush_age_s, age_s = -1, 0.0, 0.0, 0.0
-        while self.failed is None:
+        while self.failed is None and not self._closing:
             self._merge_wanted = trio.Event()
             with trio.move_on_after(TICK_S):
                 await self._merge_wanted.wait()
@@ -250,6 +253,7 @@ class Dataset:
                 age_s = 0.0
             if self.settings.idle_delay_s <= idle_s < self.settings.idle_delay_s + TICK_S:
                 self.log.give_back_memory()
+        self._maintained.set()
 
     def _checkpoint_is_due(self, age_s: float) -> bool:
         written = self.log.appended_bytes - self.checkpointer.frozen_at_bytes
@@ -260,6 +264,9 @@ class Dataset:
 
     async def close(self) -> None:
         """Publish everything and end in order: the next opening has nothing to replay."""
+        self._closing = True
+        self._merge_wanted.set()
+        await self._maintained.wait()
         await self.checkpoint()
         await self.log.close()
         await self.env.run_blocking(self._seal_last)

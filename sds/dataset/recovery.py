@@ -11,6 +11,7 @@
   V5  With several copies, or a stage that outlived its worker, the longest valid prefix counts.
   V6  Nothing is changed on the backends before the log was read. What is kept is made durable before
       it is published; recovery cut off at any point can be done again.
+  V7  A page that a copy has already is not written again: the power may fail, and it may have been flushed.
 """
 
 from collections.abc import Sequence
@@ -60,6 +61,11 @@ class Kept:
     data: memoryview | None
     """What to write to the copies in `behind`; None if there are none."""
     behind: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the files, from now on for ever."""
+        return self.end + -self.end % PAGE
 
 
 @dataclass(slots=True)
@@ -168,7 +174,7 @@ class _TailReader:
         sources = []
         for copy in row.copies:
             backend = self._pool.backends.get(copy)
-            data = await _read_file(backend, row) if backend is not None else None
+            data = await read_file(backend, row) if backend is not None else None
             if data is not None:
                 head = decode_head(data)
                 if head is not None and self._is_of(head, row):
@@ -188,7 +194,7 @@ def _keep(row: SegmentRow, sources: Sequence[Source], parsed: Sequence[Parsed], 
     return Kept(row, end, sources[best].data[:end] if behind else None, behind)
 
 
-async def _read_file(backend: Backend, row: SegmentRow) -> memoryview | None:
+async def read_file(backend: Backend, row: SegmentRow) -> memoryview | None:
     """The whole file; None if it is not there, or cannot be read (another copy may do)."""
     name = segment_name(row.dataset, row.id, row.epoch)
     try:
@@ -229,27 +235,54 @@ async def make_durable(pool: Pool, tail: Tail, epoch: int, env: Env) -> None:
 async def _bring(backend: Backend, kept: Kept, is_behind: bool) -> bool:
     """One copy; False if it is of no use any more."""
     name = segment_name(kept.row.dataset, kept.row.id, kept.row.epoch)
-    size = kept.end + -kept.end % PAGE
+    size = kept.size_bytes
     try:
         sizes = [stat.size_bytes for stat in await backend.list(name) if stat.name == name]
         if not sizes and not is_behind:
             return False
         if not sizes:
-            assert kept.data is not None
             await backend.create(name, size)
         elif sizes[0] < size:
             return False
-        if is_behind and (not sizes or sizes[0] > size or not kept.row.sealed):
-            assert kept.data is not None
-            whole = bytearray(size)
-            whole[: kept.end] = kept.data
-            await backend.write(name, 0, memoryview(whole), True)
-        elif not kept.row.sealed:
+        if is_behind and not await _complete(backend, name, kept):
+            return False
+        if not kept.row.sealed:
             await backend.sync(name)
         if sizes and sizes[0] > size:
             await backend.seal(name, size)
-    except (BackendError, Missing):
+    except (BackendError, Corrupt, Missing):
         if len(kept.row.copies) == 1:
             raise
         return False
     return True
+
+
+async def _complete(backend: Backend, name: str, kept: Kept) -> bool:
+    """Write the pages that differ (V7). False: the file was sealed and is damaged, it takes no writes any more."""
+    assert kept.data is not None
+    wanted = bytearray(kept.size_bytes)
+    wanted[: kept.end] = kept.data
+    there = bytearray(kept.size_bytes)
+    file = await backend.open(name)
+    try:
+        await file.read(0, memoryview(there))
+    finally:
+        file.close()
+    ranges = different_pages(there, wanted)
+    if ranges and kept.row.sealed:
+        return False
+    for start, end in ranges:
+        await backend.write(name, start, memoryview(wanted)[start:end])
+    return True
+
+
+def different_pages(one: bytearray, other: bytearray) -> list[tuple[int, int]]:
+    """(start, end) of the runs of pages that are not the same."""
+    runs: list[tuple[int, int]] = []
+    for start in range(0, len(one), PAGE):
+        if one[start : start + PAGE] != other[start : start + PAGE]:
+            if runs and runs[-1][1] == start:
+                runs[-1] = runs[-1][0], start + PAGE
+            else:
+                runs.append((start, start + PAGE))
+    return runs

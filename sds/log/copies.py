@@ -8,13 +8,13 @@
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 import trio
 
 from backends.base import Backend
-from sds.core.errors import Failed, SdsError
+from sds.core.errors import Failed, NoSpace, SdsError
 from sds.log.env import Env
 from sds.log.open_segment import OpenSegment
 from sds.pool.placement import choose
@@ -35,28 +35,51 @@ class Copies:
         self._env = env
         self._placed = 0
 
-    async def create(self, make: SegmentFactory, reserved: bool) -> OpenSegment:
-        """Allocate an id, register it, preallocate all copies. `reserved`: may use the reserve (K3).
+    async def create(self, makers: Sequence[SegmentFactory], reserved: bool) -> list[OpenSegment]:
+        """Allocate ids, register them, preallocate all copies: one segment for each maker, or fewer; in order.
 
-        NoSpace, or the last backend's error: no file is left behind, and no row.
+        `reserved`: may use the reserve (K3). NoSpace, or the last backend's error: none at all could be had, and
+        neither file nor row is left behind.
         """
-        catalog = self._pool.catalog
         bad: dict[int, SdsError] = {}
         while True:
-            placed = self._choose(bad, reserved)
-            segment_id = await self._env.run_blocking(
-                catalog.allocate_segment, self._dataset, self._epoch, placed
+            places = self._places(len(makers), bad, reserved)
+            ids = await self._env.run_blocking(
+                self._pool.catalog.allocate_segments, self._dataset, self._epoch, places
             )
-            segment = make(segment_id, placed)
-            failed = await self._create_files(segment)
-            if not failed:
-                return segment
-            bad |= failed
-            await self.discard(set(placed) - set(failed), segment.name)
-            await self._env.run_blocking(catalog.delete_segments, [segment_id])
+            segments = [make(*made) for make, made in zip(makers, zip(ids, places, strict=True), strict=False)]
+            failed = await self._create_files(segments)
+            for segment in segments:
+                if segment.id in failed:
+                    bad |= failed[segment.id]
+                    await self.forget([segment])
+            good = [segment for segment in segments if segment.id not in failed]
+            if good:
+                return good
 
-    async def _create_files(self, segment: OpenSegment) -> dict[int, SdsError]:
-        return await self._each(segment.copies, lambda b: b.create(segment.name, len(segment.view)))
+    def _places(self, count: int, bad: Collection[int], reserved: bool) -> list[tuple[int, ...]]:
+        """Backends for up to `count` segments; NoSpace if there is no place for the first."""
+        places = [self._choose(bad, reserved)]
+        try:
+            while len(places) < count:
+                places.append(self._choose(bad, reserved))
+        except NoSpace:
+            return places
+        return places
+
+    async def _create_files(self, segments: Sequence[OpenSegment]) -> dict[int, dict[int, SdsError]]:
+        """By segment id: what went wrong on which backend."""
+        failed: dict[int, dict[int, SdsError]] = {}
+
+        async def one(segment: OpenSegment) -> None:
+            errors = await self._each(segment.copies, lambda b: b.create(segment.name, len(segment.view)))
+            if errors:
+                failed[segment.id] = errors
+
+        async with trio.open_nursery() as nursery:
+            for segment in segments:
+                nursery.start_soon(one, segment)
+        return failed
 
     async def write(self, segment: OpenSegment, start: int, end: int, sync: bool) -> None:
         """Write the stage's bytes start..end to every copy; with `sync` all before `end` is durable then."""
@@ -69,6 +92,9 @@ class Copies:
             await self._replace(segment, failed, end)
 
     async def seal(self, segment: OpenSegment) -> None:
+        """Cut the files, whose content is durable already, to what was used of them."""
+        if segment.tail == len(segment.view):
+            return
         failed = await self._each(segment.copies, lambda b: b.seal(segment.name, segment.tail))
         if failed:
             await self._replace(segment, failed, segment.tail)
@@ -136,7 +162,7 @@ class Copies:
     async def _rewrite(self, backend: Backend, segment: OpenSegment, end: int) -> None:
         await backend.create(segment.name, len(segment.view))
         await backend.write(segment.name, 0, segment.view[:end], True)
-        if segment.sealed and end == segment.tail:
+        if segment.sealed and end == segment.tail and end < len(segment.view):
             await backend.seal(segment.name, end)
 
     def _choose(

@@ -6,7 +6,8 @@
   L4  Bounded: without a free slot or a prepared segment, append returns 0 and the caller waits (backpressure).
   L5  A slot is used again only when its segment is durable on every copy. Until then the segment can be rewritten
       from it (sds.log.copies K1).
-  L6  After an error that could not be repaired `failed` is set, for ever: nothing is appended or acknowledged any more.
+  L6  Segments are used in the order of their ids: the order of the log is the order of ids.
+  L7  After an error that could not be repaired `failed` is set, for ever: nothing is appended or acknowledged any more.
 
     append ──▶ [open segment in its slot] ──drain──▶ copies ──sync──▶ durable ──▶ slot is cache ──▶ slot is free
                   ▲ prepared segments (file preallocated, so ENOSPC is known before the ack)
@@ -14,6 +15,7 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import trio
 
@@ -103,7 +105,7 @@ class Log:
         return bool(self._ready) and (metadata or self._ready[0].data_limit > 0)
 
     async def wait_room(self, frame_bytes: int, frames: int = 1, metadata: bool = False) -> None:
-        """Return when has_room is true. NoSpace: the pool is full; Failed: L6."""
+        """Return when has_room is true. NoSpace: the pool is full; Failed: L7."""
         self._urgent_waiters += metadata
         try:
             while not self.has_room(frame_bytes, frames, metadata):
@@ -117,7 +119,7 @@ class Log:
             self._urgent_waiters -= metadata
 
     def check(self) -> None:
-        """Raise if the log has failed (L6)."""
+        """Raise if the log has failed (L7)."""
         if self.failed is not None:
             raise Failed(str(self.failed))
 
@@ -221,21 +223,20 @@ class Log:
         """Prepare segments and drain them until `close`. Raises NoSpace if not even the first one can be had."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._ready.append(await self._prepare_one(reserved=True))
-            self._begin(self._ready.popleft())
+            self._begin((await self._create(self._take_slots(1), reserved=True))[0])
             task_status.started()
             await self._guard(self._keep_ready)
 
     async def _keep_ready(self) -> None:
         """Have segments at hand: ordinary ones while there is space, one from the reserve when metadata waits."""
-        wanted = 2 if self._stage.slot_count > 3 else 1
+        wanted = max(1, self._stage.slot_count // 2)
         while not self._closing:
             self._prepare = trio.Event()
-            ordinary = self._ordinary_count()
             reserved = self._full is not None and self._urgent_waiters > 0 and not self._ready
-            has_slot = bool(self._free or self._cached)
-            if has_slot and (reserved or (self._full is None and ordinary < wanted)):
-                await self._prepare_next(reserved)
+            missing = 1 if reserved else 0 if self._full is not None else wanted - len(self._ready)
+            slots = self._take_slots(missing)
+            if slots:
+                await self._prepare_some(slots, reserved)
                 continue
             with trio.move_on_after(RETRY_FULL_S if self._full else float("inf")) as waiting:
                 await self._prepare.wait()
@@ -243,42 +244,55 @@ class Log:
                 self._full = None
         self._keeper_done.set()
 
-    async def _prepare_next(self, reserved: bool) -> None:
+    async def _prepare_some(self, slots: list[int], reserved: bool) -> None:
         try:
-            segment = await self._prepare_one(reserved)
+            self._ready.extend(await self._create(slots, reserved))  # in the order of their ids (L6)
         except NoSpace as error:
             self._full = error
             self._reserve_empty = reserved
         else:
             self._reserve_empty = False
-            if reserved:
-                self._ready.append(segment)
-            else:  # before one from the reserve, which data may not use
-                self._ready.insert(self._ordinary_count(), segment)
+            if not reserved:
+                self._leave_reserve()
         self._notify()
 
-    def _ordinary_count(self) -> int:
-        return sum(segment.data_limit > 0 for segment in self._ready)
+    def _leave_reserve(self) -> None:
+        """There is space beyond the reserve again: what was taken from it may hold data now."""
+        for segment in (*self._ready, self._open):
+            if segment is not None:
+                segment.data_limit = segment.limit
 
-    async def _prepare_one(self, reserved: bool) -> OpenSegment:
-        if not self._free:
-            cached = self._cached.popleft()
-            del self.staged[cached.id]
-            self._free.append(cached.slot)
-        slot = self._free.pop()
+    def _take_slots(self, count: int) -> list[int]:
+        """Up to `count` slots, of the oldest cached segments if none are free."""
+        slots: list[int] = []
+        while len(slots) < count and (self._free or self._cached):
+            if not self._free:
+                self._drop_cached()
+            slots.append(self._free.pop())
+        return slots
 
-        def make(segment_id: int, copies: tuple[int, ...]) -> OpenSegment:
-            return OpenSegment(
-                id=segment_id, dataset=self._dataset, epoch=self._epoch, key=self._key, slot=slot,
-                view=self._stage.slot(slot), copies=copies, reserved=reserved,
-            )  # fmt: skip
+    def _drop_cached(self) -> None:
+        cached = self._cached.popleft()
+        del self.staged[cached.id]
+        self._free.append(cached.slot)
 
+    async def _create(self, slots: list[int], reserved: bool) -> list[OpenSegment]:
+        """Segments in these slots; slots that are not needed become free again."""
+        made: list[OpenSegment] = []
         try:
-            self._stage.claim(slot)
-            return await self._copies.create(make, reserved)
-        except SdsError:
-            self._free.append(slot)
-            raise
+            for slot in slots:
+                self._stage.claim(slot)
+            made = await self._copies.create([partial(self._make, slot, reserved) for slot in slots], reserved)
+        finally:
+            used = {segment.slot for segment in made}
+            self._free += [slot for slot in slots if slot not in used]
+        return made
+
+    def _make(self, slot: int, reserved: bool, segment_id: int, copies: tuple[int, ...]) -> OpenSegment:
+        return OpenSegment(
+            id=segment_id, dataset=self._dataset, epoch=self._epoch, key=self._key, slot=slot,
+            view=self._stage.slot(slot), copies=copies, reserved=reserved,
+        )  # fmt: skip
 
     def retry_space(self) -> None:
         """Space may have come back: look again now."""
@@ -290,9 +304,7 @@ class Log:
     def give_back_memory(self) -> None:
         """Let go of slots that only serve as a cache."""
         while self._cached:
-            cached = self._cached.popleft()
-            del self.staged[cached.id]
-            self._free.append(cached.slot)
+            self._drop_cached()
         for slot in self._free:
             self._stage.give_back(slot)
 
@@ -332,7 +344,7 @@ class Log:
         await self._copies.forget(ready)
 
     async def _guard(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        """A background task that fails takes the log down with it (L6), not the process."""
+        """A background task that fails takes the log down with it (L7), not the process."""
         try:
             await function(*args)
         except SdsError as error:

@@ -27,6 +27,8 @@ from sds.core.segment import (
 PAGE: Final = 4096
 DRAIN_STEP: Final = 1 << 20
 """Staged bytes that are worth a write to the backends."""
+FULL_PART: Final = 128
+"""A segment that is full but for this part of it is filled up: cheaper than to cut its files."""
 
 
 class OpenSegment:
@@ -131,6 +133,8 @@ class OpenSegment:
         self.append(SEAL, RAW, 0, 0, table, len(table), 0, 0, sequence, durable)
         end = (self.tail + TRAILER_SIZE + PAGE - 1) & -PAGE
         assert end <= len(view), "sealing ran out of room (O2)"
+        if len(view) - end <= len(view) // FULL_PART:
+            end = len(view)
         view[self.tail : end - TRAILER_SIZE] = bytes(end - TRAILER_SIZE - self.tail)
         view[end - TRAILER_SIZE : end] = encode_trailer(SegmentTrailer(self.id, seal_offset, sequence))
         self.tail = end

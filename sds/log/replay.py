@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sds.core.address import pack_address
 from sds.core.frame import HEADER_SIZE, MAGIC, SEAL, FrameHeader, decode_header, frame_is_valid
-from sds.core.segment import TRAILER_SIZE
+from sds.core.segment import TRAILER_SIZE, decode_trailer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Parsed:
     sequence: int
     """Of the last valid frame."""
     end: int
-    """Offset behind it. A sealed segment goes on to the end of its trailer's page."""
+    """Offset behind it. A sealed segment goes on to the end of its trailer."""
     sealed: bool
 
 
@@ -56,8 +56,15 @@ def parse(data: memoryview, segment: int, key: int, start: int, sequence: int) -
         return Parsed([], sequence, start, False)
     last = found[-1]
     sealed = last.header.kind == SEAL
-    end = (last.end + TRAILER_SIZE + 4095) & -4096 if sealed else last.end
-    return Parsed(found, last.header.sequence, min(end, len(data)), sealed)
+    return Parsed(found, last.header.sequence, _sealed_end(data, last.end) if sealed else last.end, sealed)
+
+
+def _sealed_end(data: memoryview, end: int) -> int:
+    """Behind the trailer: it is in the next page with room for it, or at the very end if the segment was filled up."""
+    next_page = min((end + TRAILER_SIZE + 4095) & -4096, len(data))
+    if decode_trailer(data[:next_page]) is None and decode_trailer(data) is not None:
+        return len(data)
+    return next_page
 
 
 def durable_evidence(data: memoryview, segment: int, key: int, start: int) -> int:

@@ -11,8 +11,8 @@ Why nothing that is needed can be deleted, with T the moment at which the datase
   SW2  Protected are, per dataset, its own segments from its replay position at T on. Ids of segments rise in the order
        of the log, so that is everything written since the checkpoint was frozen: the tail, the nodes of checkpoints
        under way, prepared segments. Segments allocated after T have higher ids.
-  SW3  What a writer can refer to after T is what it wrote after T (SW2), what is in its map at T, which is the published
-       tree (SW1) and the tail behind it (SW2), and what it gets from elsewhere: a rollback.
+  SW3  What a writer can refer to after T is what it wrote after T (SW2), what is in its map at T, which is the
+       published tree (SW1) and the tail behind it (SW2), and what it gets from elsewhere: a rollback.
   SW4  Rollback and clone take the root of a snapshot. If its row was there when snapshots were read, it is marked; if
        it was made after T, its content is that of a head after T, so SW3 covers it. Both also raise the family's
        generation, as does destroy: then delete_segments is refused, and the sweep begins anew.

@@ -71,14 +71,21 @@ class WriterTable(Database):
 
     def allocate_segment(self, dataset_id: int, epoch: int, copies: Sequence[int]) -> int:
         """Registers an open segment; ids grow by one, are pool-wide and never reused."""
+        return self.allocate_segments(dataset_id, epoch, [copies])[0]
+
+    def allocate_segments(self, dataset_id: int, epoch: int, places: Sequence[Sequence[int]]) -> list[int]:
+        """Registers an open segment for each of `places`, the backends of its copies; ids as allocate_segment."""
+        ids = []
         with self._transaction() as c:
             family_id = _held(c, dataset_id, epoch)
-            new = next_id(c, "segment")
-            if new > SEGMENT_ID_MAX:
-                raise NoSpace("the pool has used up all its segment ids: move its datasets to a new pool")
-            values = {"id": new, "dataset": dataset_id, "epoch": epoch, "copies": join_copies(copies)}
-            c.execute(_ALLOCATE, values | {"sealed": False, "size_bytes": 0, "family": family_id})
-        return new
+            for copies in places:
+                new = next_id(c, "segment")
+                if new > SEGMENT_ID_MAX:
+                    raise NoSpace("the pool has used up all its segment ids: move its datasets to a new pool")
+                values = {"id": new, "dataset": dataset_id, "epoch": epoch, "copies": join_copies(copies)}
+                c.execute(_ALLOCATE, values | {"sealed": False, "size_bytes": 0, "family": family_id})
+                ids.append(new)
+        return ids
 
     def set_segment_copies(self, dataset_id: int, epoch: int, segment_id: int, copies: Sequence[int]) -> None:
         with self._transaction() as c:

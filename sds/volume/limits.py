@@ -14,5 +14,6 @@ def check_size(size_bytes: int) -> int:
     if size_bytes <= 0 or size_bytes % SECTOR:
         raise BadInput(f"a volume cannot have {size_bytes} bytes: use a multiple of 4K, at least 4K")
     if size_bytes > VOLUME_BYTES_MAX:
-        raise BadInput(f"a volume of {format_size(size_bytes)} is too large: use {format_size(VOLUME_BYTES_MAX)} or less")
+        largest = format_size(VOLUME_BYTES_MAX)
+        raise BadInput(f"a volume of {format_size(size_bytes)} is too large: use {largest} or less")
     return size_bytes

@@ -133,11 +133,13 @@ class Volume(StatusReader):
                 await self._map.page(key)
             # Asked for at its worst size: then the pages are still in memory, and the append cannot fail.
             await self._log.wait_room(count * (BLOCK_SIZE + HEADER_SIZE + 8), count)
+            self._check_range(offset, len(data))  # it may have been resized while we waited
             if offset & BLOCK_MASK or len(data) & BLOCK_MASK:
                 before = self._addresses(first, count)
                 whole = await self._complete(offset, data)
                 if before is None or before != self._addresses(first, count):
                     continue  # VO2
+                self._check_range(offset, len(data))  # it may have been resized while we waited
                 if self._write_blocks(first, whole):
                     return
             elif self._write_blocks(first, data):
@@ -198,6 +200,7 @@ class Volume(StatusReader):
             sizes = [min(self._frame_blocks, step - at) for at in range(0, step, self._frame_blocks)]
             frames: list[tuple[int, int, Buffer]] = [(ZERO, size, b"") for size in sizes]
             await self._log.wait_room(len(frames) * HEADER_SIZE, len(frames))
+            self._check_range(first << 12, step << 12)  # it may have been resized while we waited
             pages = self._map.pages
             if all(key in pages for key in page_keys(VOLUME_INODE, first, step)) and self._append(
                 first, frames, len(frames) * HEADER_SIZE

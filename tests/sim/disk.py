@@ -73,7 +73,7 @@ class SimDisk:
         self._names[name] = file
         self._observe("create:done", name)
         await self._latency()
-        self._settle_name(effect)
+        effect.returned = True
         self._end("create", name, fault)
 
     async def write(self, name: str, offset: int, data: memoryview, sync: bool = False) -> None:
@@ -98,6 +98,7 @@ class SimDisk:
         covered = self._effects_of(file)
         await self._latency()
         self._settle(covered)
+        self._settle_creation(file)
         self._end("sync", name, fault)
 
     async def seal(self, name: str, size_bytes: int) -> None:
@@ -112,6 +113,7 @@ class SimDisk:
         self._observe("seal:done", name)
         await self._latency()
         self._settle([*covered, effect])
+        self._settle_creation(file)
         self._end("seal", name, fault)
 
     async def open(self, name: str) -> "SimReader":
@@ -300,6 +302,11 @@ class SimDisk:
         known |= {id(e.file) for e in self._pending if isinstance(e, NameEffect) and e.file is not None}
         self._pending = [e for e in self._pending if isinstance(e, NameEffect) or id(e.file) in known]
 
+    def _settle_creation(self, file: File) -> None:
+        """With the first sync of a file its name is durable (B1)."""
+        for effect in [e for e in self._pending if isinstance(e, NameEffect) and e.creates and e.file is file]:
+            self._settle_name(effect)
+
     def _effects_of(self, file: File) -> Sequence[Effect]:
         """What a sync that starts now must cover: the writes that have returned."""
         return [e for e in self._pending if not isinstance(e, NameEffect) and e.file is file and e.returned]
@@ -349,8 +356,8 @@ class SimDisk:
 
 
 def _is_create(effect: Effect) -> bool:
-    """Only those in flight are pending."""
-    return isinstance(effect, NameEffect) and effect.creates
+    """In flight."""
+    return isinstance(effect, NameEffect) and effect.creates and not effect.returned
 
 
 class SimReader:

@@ -1,0 +1,143 @@
+"""The grammar of the command line: verbs, arguments, and which function runs them (`module:function` in sds.cli)."""
+
+import argparse
+from typing import Any
+
+LATER = {
+    "fs": "filesystems", "mount": "filesystems", "unmount": "filesystems", "send": "replication",
+    "receive": "replication", "promote": "replication", "replicate": "replication", "daemon": "the supervisor",
+    "export": "the supervisor", "schedule": "the supervisor", "health": "the supervisor", "top": "the supervisor",
+}  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    """Abbreviated options would break when new ones come."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+
+class Verbs:
+    """Subcommands of one parser."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._verbs = parser.add_subparsers(dest="verb", required=True)
+        self._names: list[str] = []
+
+    def add(self, name: str, run: str, text: str, *, lists: bool = False) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = self._verbs.add_parser(name, help=text, description=text)
+        self._show(name)
+        parser.set_defaults(run=run)
+        parser.add_argument("--home", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        if lists:
+            parser.add_argument("--json", action="store_true", help="for programs: bytes, one JSON value")
+        return parser
+
+    def add_later(self, name: str, what: str) -> None:
+        """Known, so that the message is a good one, but not shown."""
+        parser = self._verbs.add_parser(name)
+        parser.set_defaults(run="later:refuse", what=what)
+        parser.add_argument("rest", nargs=argparse.REMAINDER)
+
+    def _show(self, name: str) -> None:
+        self._names.append(name)
+        self._verbs.metavar = "{" + ",".join(self._names) + "}"
+
+    def group(self, name: str, text: str) -> "Verbs":
+        self._show(name)
+        return Verbs(self._verbs.add_parser(name, help=text, description=text))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="sds", description="Software-defined storage: pools, volumes, snapshots.")
+    parser.add_argument("--home", help="where sds keeps its state (or SDS_HOME)")
+    verbs = Verbs(parser)
+    _pool_verbs(verbs.group("pool", "make and look after pools"))
+    _volume_verbs(verbs.group("volume", "make and resize volumes"))
+    _dataset_verbs(verbs)
+    _snapshot_verbs(verbs)
+    _serve_verb(verbs)
+    for name, what in LATER.items():
+        verbs.add_later(name, what)
+    return parser
+
+
+def _pool_verbs(verbs: Verbs) -> None:
+    create = verbs.add("create", "pools:create", "make a pool over directories")
+    create.add_argument("name", metavar="NAME")
+    create.add_argument("backends", metavar="BACKEND", nargs="+", help="an empty directory")
+    create.add_argument("--copies", type=int, default=1, help="backends that keep each byte (1)")
+    create.add_argument("--segment-size", default="32M", help="size of the files of the log (32M)")
+    verbs.add("list", "pools:list_pools", "all pools", lists=True)
+    status = verbs.add("status", "pools:status", "what a pool stores, and where", lists=True)
+    status.add_argument("name", metavar="NAME", nargs="?")
+    add = verbs.add("add", "pools:add", "take one more backend into a pool")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("backend", metavar="BACKEND")
+    imports = verbs.add("import", "pools:import_", "take over a pool that is known from its backends only")
+    imports.add_argument("name", metavar="NAME")
+    imports.add_argument("backends", metavar="BACKEND", nargs="+")
+    imports.add_argument("--allow-missing", action="store_true", help="go on without backends that are lost")
+    export = verbs.add("export", "pools:export", "let go of a pool; its backends keep everything")
+    export.add_argument("name", metavar="NAME")
+    destroy = verbs.add("destroy", "pools:destroy", "delete a pool with all it stores")
+    destroy.add_argument("name", metavar="NAME")
+    destroy.add_argument("--force", action="store_true", help="even if it has datasets")
+    clean = verbs.add("clean", "pools:clean", "give back the space of what was destroyed or overwritten", lists=True)
+    clean.add_argument("name", metavar="NAME")
+    clean.add_argument("--unknown", action="store_true", help="also segments of datasets that the catalog never knew")
+    for name, what in (("remove", "evacuation"), ("scrub", "healing")):
+        verbs.add_later(name, what)
+
+
+def _volume_verbs(verbs: Verbs) -> None:
+    create = verbs.add("create", "volumes:create", "make a thin volume")
+    create.add_argument("target", metavar="POOL/VOL")
+    create.add_argument("size", metavar="SIZE", help="20G, 512M, ...")
+    create.add_argument("--compress", choices=("lz4", "zstd", "off"), help="lz4 if not given")
+    resize = verbs.add("resize", "volumes:resize", "make a volume larger or smaller, also while it is served")
+    resize.add_argument("target", metavar="POOL/VOL")
+    resize.add_argument("size", metavar="SIZE")
+    resize.add_argument("--force", action="store_true", help="even if data beyond the new end is lost")
+
+
+def _dataset_verbs(verbs: Verbs) -> None:
+    listing = verbs.add("list", "listing:show", "datasets and snapshots", lists=True)
+    listing.add_argument("target", metavar="POOL[/DS]", nargs="?")
+    listing.add_argument("-t", "--type", metavar="KIND,...", help="volume, fs, snapshot")
+    get = verbs.add("get", "properties:get", "properties of a dataset", lists=True)
+    get.add_argument("target", metavar="POOL/DS")
+    get.add_argument("property", metavar="PROPERTY", nargs="?")
+    change = verbs.add("set", "properties:change", "set properties of a dataset")
+    change.add_argument("target", metavar="POOL/DS")
+    change.add_argument("settings", metavar="PROPERTY=VALUE", nargs="+")
+    rename = verbs.add("rename", "datasets:rename", "give a dataset or a snapshot another name")
+    rename.add_argument("target", metavar="POOL/DS[@SNAP]")
+    rename.add_argument("new", metavar="NEW")
+    destroy = verbs.add("destroy", "datasets:destroy", "delete a dataset or a snapshot")
+    destroy.add_argument("target", metavar="POOL/DS[@SNAP]")
+    destroy.add_argument("-r", "--recursive", action="store_true", help="with its snapshots")
+    destroy.add_argument("--force", action="store_true", help="even if it is being served: the server is ended")
+
+
+def _snapshot_verbs(verbs: Verbs) -> None:
+    snapshot = verbs.add("snapshot", "snapshots:snapshot", "keep the present state of a dataset", lists=True)
+    snapshot.add_argument("target", metavar="POOL/DS@SNAP")
+    clone = verbs.add("clone", "snapshots:clone", "make a dataset from a snapshot")
+    clone.add_argument("target", metavar="POOL/DS@SNAP")
+    clone.add_argument("new", metavar="POOL/NEW")
+    rollback = verbs.add("rollback", "snapshots:rollback", "make a dataset what the snapshot is")
+    rollback.add_argument("target", metavar="POOL/DS@SNAP")
+    diff = verbs.add("diff", "snapshots:diff", "what changed since a snapshot, or between two", lists=True)
+    diff.add_argument("target", metavar="POOL/DS@A")
+    diff.add_argument("other", metavar="POOL/DS@B", nargs="?", help="the present state if not given")
+
+
+def _serve_verb(verbs: Verbs) -> None:
+    serve = verbs.add("serve", "serve:start", "serve a volume or a snapshot over NBD until interrupted")
+    serve.add_argument("target", metavar="POOL/VOL[@SNAP]")
+    place = serve.add_mutually_exclusive_group()
+    place.add_argument("--socket", metavar="PATH", help="a unix socket")
+    place.add_argument("--listen", metavar="HOST:PORT", help="a TCP port; 0 chooses one")
+    serve.add_argument("--export-name", metavar="NAME", help="the volume's name if not given")
+    serve.add_argument("--stage-slots", metavar="N", type=int, default=4, help="segments in memory (4)")

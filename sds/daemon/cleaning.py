@@ -1,0 +1,68 @@
+"""Space comes back on behalf of a command: families are swept by a worker that has a member open, or else here."""
+
+import logging
+
+from sds.core.errors import Busy, Missing, SdsError
+from sds.daemon.operate import operate, worker_socket
+from sds.dataset.nodes import Nodes
+from sds.log.env import Env
+from sds.log.reader import FrameReader
+from sds.maintenance.orphans import Orphans, delete_orphans
+from sds.maintenance.sweep import sweep_family
+from sds.pool.lease import Holder
+from sds.pool.pool import Pool
+
+_log = logging.getLogger(__name__)
+
+
+async def sweep_pool(pool: Pool, env: Env, holder: Holder) -> int:
+    """The bytes that came back, all copies."""
+    total = 0
+    for family in await env.run_blocking(pool.catalog.families):
+        total += await sweep_one(pool, family, env, holder)
+    return total
+
+
+async def sweep_one(pool: Pool, family: int, env: Env, holder: Holder) -> int:
+    for row in await env.run_blocking(pool.catalog.datasets_of_family, family):
+        if worker_socket(pool, row):
+            answer = await operate(pool, row, env, holder, "sweep")
+            return int(answer["bytes"]) if isinstance(answer, dict) else 0
+    reader = FrameReader(pool, env, {})
+    try:
+        return (await sweep_family(pool, family, Nodes(reader, None), env)).size_bytes
+    except Missing:
+        return 0  # the family went with its last segment, by another sweep
+    finally:
+        reader.close()
+
+
+async def sweep_after(pool: Pool, family: int, env: Env, holder: Holder) -> None:
+    """After something was destroyed. That is done: what keeps its space from coming back now is told, no more."""
+    try:
+        await sweep_one(pool, family, env, holder)
+    except SdsError as error:
+        _log.warning("its space is not back yet (%s): `sds pool clean %s` tries again", error, pool.name)
+
+
+async def remove_orphans(pool: Pool, env: Env, holder: Holder, with_unknown: bool) -> Orphans:
+    """What is open stays untouched, and nobody opens anything meanwhile."""
+    busy: set[int] = set()
+    leases = []
+    try:
+        for row in await env.run_blocking(pool.catalog.datasets):
+            try:
+                leases.append(pool.lease(row, holder))
+            except Busy:
+                busy.add(row.id)
+        return await delete_orphans(pool, env, busy, with_unknown)
+    finally:
+        for lease in leases:
+            lease.release()
+
+
+def remove_stage(env: Env, pool: Pool, dataset_id: int) -> None:
+    """Of a dataset that is gone: what a killed worker left in memory."""
+    stage = env.open_stage(pool.uuid, dataset_id, 1, pool.segment_size)
+    stage.remove()
+    stage.close()

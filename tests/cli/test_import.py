@@ -1,0 +1,79 @@
+"""A pool comes back from its backends alone, with everything that was flushed."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sds.nbd import wire
+from tests.cli.command import Command
+from tests.cli.load import Model, one_batch
+from tests.cli.serving import read_back, write_pattern
+from tests.nbd.client import Client
+from tools.sds import Sds
+from tools.servers import SdsServer
+
+SIZE_BYTES = 16 << 20
+
+
+@pytest.mark.parametrize("reopened", [False, True], ids=["first epoch", "later epoch"])
+def test_home_and_memory_lost_after_a_kill_and_yet_all_that_was_flushed_is_there(
+    cli: Command, sds: Sds, tmp_path: Path, socket_dir: Path, reopened: bool
+) -> None:
+    """Segments are written after the newest backup of the catalog: they are found by their names."""
+    cli("volume", "create", "tank/vm", str(SIZE_BYTES))
+    model = Model(SIZE_BYTES, seed=3)
+    server = SdsServer(sds, "tank/vm", socket_dir / "s")
+    if reopened:
+        with server, Client(str(server.socket_path)) as client:
+            for _ in range(10):
+                one_batch(model, client, 32)
+    server.start()
+    with Client(str(server.socket_path)) as client:
+        for _ in range(10):
+            one_batch(model, client, 32)
+        cli("snapshot", "tank/vm@kept")
+        kept = list(model.blocks)
+        for _ in range(30):
+            one_batch(model, client, 32)
+        assert not client.call(wire.FLUSH).error
+    server.kill()
+    lose_home_and_memory(cli)
+    cli("pool", "import", "tank", tmp_path / "b", tmp_path / "a")
+    for name, blocks in (("tank/vm", model.blocks), ("tank/vm@kept", kept)):
+        expected = Model(SIZE_BYTES, seed=3)
+        expected.blocks = list(blocks)
+        with SdsServer(sds, name, socket_dir / "t") as again, Client(str(again.socket_path)) as client:
+            expected.verify(client, f"{name} after the import")
+    assert cli.json("pool", "clean", "tank")["unknown_files"] == 0
+
+
+def lose_home_and_memory(cli: Command) -> None:
+    uuid = cli.json("pool", "status", "tank")["uuid"]
+    shutil.rmtree(cli.home)
+    stages = list(Path("/dev/shm").glob(f"sds-{uuid}-*.stage"))
+    assert stages, "a killed worker leaves its stage"
+    for stage in stages:
+        stage.unlink()
+
+
+def test_export_and_import_keep_everything(cli: Command, tmp_path: Path) -> None:
+    cli("volume", "create", "tank/vm", "64M")
+    write_pattern(cli.home, "vm", 1 << 20, b"kept")
+    cli("snapshot", "tank/vm@a")
+    before = cli.json("list")
+    cli("pool", "export", "tank")
+    assert cli.json("list") == []
+    assert "not to other" in cli.refused("pool", "import", "other", tmp_path / "a", tmp_path / "b")
+    assert "needs all backends" in cli.refused("pool", "import", "tank", tmp_path / "a")
+    cli("pool", "import", "tank", tmp_path / "a", tmp_path / "b")
+    assert cli.json("list") == before
+    assert read_back(cli.home, "vm", 1 << 20, 4) == b"kept"
+
+
+def test_a_destroyed_pool_leaves_its_backends_empty(cli: Command, tmp_path: Path) -> None:
+    cli("volume", "create", "tank/vm", "64M")
+    write_pattern(cli.home, "vm", 0, b"gone")
+    cli("pool", "destroy", "tank", "--force")
+    assert cli.json("pool", "list") == []
+    assert [*(tmp_path / "a").iterdir(), *(tmp_path / "b").iterdir()] == []

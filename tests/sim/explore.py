@@ -1,0 +1,126 @@
+"""Crashes: taken at every event of a run, checked afterwards.
+
+  EX1  A crash is taken synchronously, between two steps of the program, and kept with what the oracle expects of it.
+  EX2  A world that was seen with the same expectation is not checked again, nor counted.
+  EX3  A fifth of the crashes is checked deeply: recovery itself is cut off at some of its own events, and the world is
+       opened a second time: nothing may have changed.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from tests.sim.check import Expected, orphans, recover
+from tests.sim.schedule import run_seeded
+from tests.sim.workload import Script
+from tests.sim.world import World
+
+
+@dataclass(slots=True)
+class Crash:
+    world: World
+    expected: Expected
+    where: str
+    power_cut: bool
+
+
+@dataclass(slots=True)
+class Tally:
+    points: int = 0
+    states: int = 0
+    repeated: int = 0
+    recoveries_cut: int = 0
+
+
+@dataclass(slots=True)
+class Explorer:
+    """Attach to a script with `watch`, run, then `check_all`."""
+
+    script: Script
+    rng: random.Random
+    cuts: int = 6
+    """Power cuts per point at most."""
+    every: float = 1.0
+    """Part of the events that is looked at."""
+    tally: Tally = field(default_factory=Tally)
+    seen: set[tuple[int, object]] = field(default_factory=set)
+    crashes: list[Crash] = field(default_factory=list)
+
+    def watch(self, world: World) -> None:
+        world.watch = lambda event: self.take(world, event)
+
+    def take(self, world: World, where: str) -> None:
+        """EX1."""
+        if self.every < 1 and self.rng.random() > self.every:
+            return
+        self.tally.points += 1
+        self._add(world.kill(), where, False)
+        for cut in world.power_cuts(self.cuts, self.rng):
+            self._add(cut, where, True)
+
+    def _add(self, world: World, where: str, power_cut: bool) -> None:
+        expected = self.script.expected(power_cut)
+        key = world.digest(), tuple(
+            (name, len(m.states), m.promised, tuple((n, s.acknowledged, s.destroying) for n, s in m.snapshots.items()))
+            for name, m in expected.items()
+        )
+        if key in self.seen:
+            self.tally.repeated += 1
+            world.close()
+            return
+        self.seen.add(key)
+        self.crashes.append(Crash(world, expected, where, power_cut))
+
+    def check_all(self, seed: int) -> None:
+        crashes, self.crashes = self.crashes, []
+        for crash in crashes:
+            try:
+                self.tally.recoveries_cut += run_seeded(lambda c=crash: check(c, self.rng), seed)
+            except BaseException as error:
+                kind = "power cut" if crash.power_cut else "kill"
+                error.add_note(f"crash state {self.tally.states}: {kind} at {crash.where}")
+                raise
+            self.tally.states += 1 
+        self.tally.states += self.tally.recoveries_cut
+        self.tally.recoveries_cut = 0
+
+
+async def check(crash: Crash, rng: random.Random) -> int:
+    """One crash; the number of further crash states within its recovery."""
+    deep = rng.random() < 0.2
+    again: list[tuple[World, Expected]] = []
+    if deep:
+        def cut(event: str) -> None:
+            if rng.random() < 0.15:
+                again.append((crash.world.kill(), _expected(crash.expected, crash.power_cut)))
+                cuts = list(crash.world.power_cuts(10, rng))
+                cuts = rng.sample(cuts, min(3, len(cuts)))
+                again.extend((world, _expected(crash.expected, True)) for world in cuts)
+
+        crash.world.watch = cut
+    await recover(crash.world, crash.expected, orderly=deep)
+    assert len(orphans(crash.world)) <= 4, f"garbage: {orphans(crash.world)}"
+    crash.world.watch = None
+    if deep:
+        await recover(crash.world, crash.expected)  # the second time nothing has changed
+    crash.world.close()
+    for world, expected in again:
+        await recover(world, expected, orderly=False)
+        world.close()
+    return len(again)
+
+
+def _expected(models: Expected, power_cut: bool) -> Expected:
+    return {name: model.after_crash(power_cut) for name, model in models.items()}
+
+
+def explore(
+    base: Callable[[], tuple[Script, str]], body: Callable[[Script], Awaitable[None]], seed: int, tally: Tally,
+    cuts: int, every: float,
+) -> None:  # fmt: skip
+    script, _ = base()
+    explorer = Explorer(script, random.Random(seed), cuts, every, tally)
+    explorer.watch(script.world)
+    run_seeded(lambda: body(script), seed)
+    script.world.watch = None
+    explorer.check_all(seed)
