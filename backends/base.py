@@ -4,9 +4,10 @@ A backend holds *files* in a flat namespace of names like `segments/000001/00000
 (lower-case letters, digits, `-`, `.`, one `/` between parts). Each sentence below is a test of the
 conformance suite (tests/backends/) and holds for every backend, the simulated ones too.
 
-  B1  create: on return the room for `size_bytes` is taken, so writes inside cannot meet NoSpace; unwritten bytes
-      read as zeros. Name and size become durable with the first sync or seal; until then a power cut may leave the
-      file out, or shorter. NoSpace leaves nothing behind. A name that exists already raises Exists and changes nothing.
+  B1  create: on return the room for `size_bytes` is taken, so writes inside cannot meet NoSpace; unwritten
+      bytes are zeros or those of a deleted file. Name and size become durable with the first sync or seal; until
+      then a power cut may leave the file out, or shorter. NoSpace leaves nothing behind. A name that exists
+      already raises Exists and changes nothing.
   B2  write: offset and length are multiples of 4096 and inside the created size. Data may be lost, kept or
       torn (by 512-byte sectors) by a power cut until a later sync of that file returned. Writes that overlap
       are never under way together; a reader sees a write that returned.
@@ -43,7 +44,10 @@ class Stat:
 
 
 class Reader(Protocol):
-    """An open file for reading. Stays readable after the name was deleted, until close."""
+    """An open file for reading.
+
+    After the name was deleted it may still be read until close, without an error; but the bytes may be others by then.
+    """
 
     def read_nowait(self, offset: int, into: memoryview) -> bool:
         """B7. Must not block; the caller loops over it."""

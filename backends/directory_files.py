@@ -22,6 +22,7 @@ from .base import Stat, Usage
 from .directory_errors import error_of
 from .directory_write import WriteFile, write_all
 from .names import check_name, check_prefix, check_range, check_size, is_name
+from .spares import Spares
 
 WRITE_FILES_MAX = 64
 """Descriptors kept for files that are being written; an idle one is synced and closed to make room."""
@@ -50,21 +51,20 @@ class DirectoryFiles:
         self._writing: dict[str, WriteFile] = {}
         self._final: dict[str, str] = {}
         self._temporary_count = 0
+        self._spares = Spares(self._root)
 
     def create(self, name: str, size_bytes: int) -> None:
         check_name(self.url, name)
         check_size(self.url, name, size_bytes, 1 << 62)
         with self._errors(name), self._parent(name, make=True) as (parent, base):
-            fd = os.open(base, _NEW, 0o600, dir_fd=parent)
+            if self._spares.use(parent, base, size_bytes):
+                return
             try:
-                if size_bytes:
-                    os.posix_fallocate(fd, 0, size_bytes)
-            except OSError:
-                with suppress(OSError):
-                    os.unlink(base, dir_fd=parent)
-                raise
-            finally:
-                os.close(fd)
+                _preallocate(parent, base, size_bytes)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._spares.give_up():
+                    raise
+                _preallocate(parent, base, size_bytes)
 
     def write(self, name: str, offset: int, data: memoryview, sync: bool) -> None:
         with self._errors(name), self._write_file(name) as file:
@@ -125,6 +125,7 @@ class DirectoryFiles:
         with self._lock:
             self._temporary_count += 1
             number = self._temporary_count
+        self._spares.give_up_if_short(len(data))
         with self._errors(name), self._parent(name, make=True) as (parent, base):
             temporary = f"{TEMPORARY_PREFIX}{os.getpid()}-{number}-{base}"
             fd = os.open(temporary, _NEW, 0o600, dir_fd=parent)
@@ -144,7 +145,8 @@ class DirectoryFiles:
         check_name(self.url, name)
         self._retire(name)
         with suppress(Missing), self._errors(name), self._parent(name) as (parent, base):
-            os.unlink(base, dir_fd=parent)
+            if not self._spares.keep(parent, base):
+                os.unlink(base, dir_fd=parent)
         with self._lock:
             self._final.pop(name, None)
 
@@ -159,12 +161,13 @@ class DirectoryFiles:
     def usage(self) -> Usage:
         with self._errors("."):
             room = os.fstatvfs(self._root)
-        return Usage(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize)
+        return Usage(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize + self._spares.size_bytes)
 
     def close(self) -> None:
         for name in list(self._writing):
             self._retire(name)
         if self._root >= 0:
+            self._spares.give_up()
             os.close(self._root)
             self._root = -1
 
@@ -292,3 +295,17 @@ class DirectoryFiles:
             yield
         except OSError as error:
             raise error_of(self.url, name, error) from error
+
+
+def _preallocate(parent: int, base: str, size_bytes: int) -> None:
+    """A new file with room for all of its bytes, or none."""
+    fd = os.open(base, _NEW, 0o600, dir_fd=parent)
+    try:
+        if size_bytes:
+            os.posix_fallocate(fd, 0, size_bytes)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(base, dir_fd=parent)
+        raise
+    finally:
+        os.close(fd)

@@ -123,12 +123,12 @@ def _dataset_verbs(verbs: Verbs) -> None:
 def _snapshot_verbs(verbs: Verbs) -> None:
     snapshot = verbs.add("snapshot", "snapshots:snapshot", "keep the present state of a dataset", lists=True)
     snapshot.add_argument("target", metavar="POOL/DS@SNAP")
-    clone = verbs.add("clone", "snapshots:clone", "make a dataset from a snapshot")
+    clone = verbs.add("clone", "snapshots:clone", "make a dataset from a snapshot", lists=True)
     clone.add_argument("target", metavar="POOL/DS@SNAP")
     clone.add_argument("new", metavar="POOL/NEW")
     rollback = verbs.add("rollback", "snapshots:rollback", "make a dataset what the snapshot is")
     rollback.add_argument("target", metavar="POOL/DS@SNAP")
-    diff = verbs.add("diff", "snapshots:diff", "what changed since a snapshot, or between two", lists=True)
+    diff = verbs.add("diff", "diff:show", "what changed since a snapshot, or between two", lists=True)
     diff.add_argument("target", metavar="POOL/DS@A")
     diff.add_argument("other", metavar="POOL/DS@B", nargs="?", help="the present state if not given")
 

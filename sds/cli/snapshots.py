@@ -1,44 +1,50 @@
-"""`sds snapshot|clone|rollback|diff`."""
+"""`sds snapshot|clone|rollback`.
+
+The engine is imported where the long way is taken: a worker answers in milliseconds, importing takes longer.
+"""
 
 from argparse import Namespace
 
-from sds.cli.output import print_json, print_table, size
+from sds.cli.output import print_json
 from sds.cli.session import environment, holder, home_of, open_named, run
 from sds.core.errors import BadInput
 from sds.core.names import Target, parse_dataset, parse_snapshot
-from sds.daemon.operate import operate
-from sds.daemon.worker import finished_snapshot
-from sds.dataset.diff import changed_ranges
-from sds.dataset.nodes import Nodes, expect_root
-from sds.log.reader import FrameReader
-from sds.pool.pool import Pool
-from sds.pool.rows import SnapshotRow
-from sds.volume.reading import INODE
+from sds.daemon.asking import ask_worker
 
 
 def snapshot(arguments: Namespace) -> None:
-    run(_snapshot, arguments)
-
-
-async def _snapshot(arguments: Namespace) -> None:
     target = parse_snapshot(arguments.target)
-    async with open_named(home_of(arguments), target.pool) as pool:
-        row = pool.catalog.dataset(target.dataset)
-        made = await operate(
-            pool, row, environment(), holder(f"snapshot {target}"), "snapshot", name=target.snapshot
-        )
+    made = ask_worker(home_of(arguments), target, "snapshot", name=target.snapshot)
+    if made is None:
+        made = run(_operate, arguments, target, "snapshot")
     if arguments.json:
         print_json(made)
 
 
+async def _operate(arguments: Namespace, target: Target, op: str) -> object:
+    from sds.daemon.operate import operate
+
+    async with open_named(home_of(arguments), target.pool) as pool:
+        row = pool.catalog.dataset(target.dataset)
+        if op == "rollback":
+            pool.catalog.snapshot(row.id, target.snapshot or "")  # before anything is opened
+        return await operate(pool, row, environment(), holder(f"{op} {target}"), op, name=target.snapshot)
+
+
 def clone(arguments: Namespace) -> None:
-    run(_clone, arguments)
-
-
-async def _clone(arguments: Namespace) -> None:
     target, new = parse_snapshot(arguments.target), parse_dataset(arguments.new)
     if target.pool != new.pool:
         raise BadInput(f"{new} is in another pool than {target}: a clone shares data, so it stays in {target.pool}")
+    made = ask_worker(home_of(arguments), target, "clone", name=target.snapshot, new=new.dataset)
+    if made is None:
+        made = run(_clone, arguments, target, new)
+    if arguments.json:
+        print_json(made)
+
+
+async def _clone(arguments: Namespace, target: Target, new: Target) -> object:
+    from sds.daemon.worker import finished_snapshot
+
     async with open_named(home_of(arguments), target.pool) as pool:
         row = pool.catalog.dataset(target.dataset)
         me = holder(f"clone {target}")
@@ -46,63 +52,9 @@ async def _clone(arguments: Namespace) -> None:
         with pool.hold_snapshot(row, origin, me, shared=True):
             pool.catalog.create_dataset(new.dataset, row.kind, origin.size_bytes, row.properties, origin)
         await pool.backup()
+    return {"name": new.dataset, "elapsed_ms": None}
 
 
 def rollback(arguments: Namespace) -> None:
-    run(_rollback, arguments)
-
-
-async def _rollback(arguments: Namespace) -> None:
     target = parse_snapshot(arguments.target)
-    async with open_named(home_of(arguments), target.pool) as pool:
-        row = pool.catalog.dataset(target.dataset)
-        pool.catalog.snapshot(row.id, target.snapshot or "")
-        me = holder(f"rollback {target}")
-        await operate(pool, row, environment(), me, "rollback", name=target.snapshot)
-
-
-def diff(arguments: Namespace) -> None:
-    ranges = run(_diff, arguments)
-    if arguments.json:
-        print_json([{"offset": offset, "length": length} for offset, length in ranges])
-        return
-    rows = [[str(offset), str(length), size(length)] for offset, length in ranges]
-    print_table([">OFFSET", ">LENGTH", ">SIZE"], rows)
-
-
-async def _diff(arguments: Namespace) -> list[tuple[int, int]]:
-    first = parse_snapshot(arguments.target)
-    second = _second(first, arguments.other)
-    async with open_named(home_of(arguments), first.pool) as pool:
-        env, me = environment(), holder(f"diff {first}")
-        row = pool.catalog.dataset(first.dataset)
-        old = await finished_snapshot(pool, row, first.snapshot or "", env, me)
-        with pool.hold_snapshot(row, old, me, shared=True):
-            if second is None:
-                await operate(pool, row, env, me, "checkpoint")
-                head = pool.catalog.dataset(first.dataset)
-                root = head.checkpoint.root if head.checkpoint is not None else 0
-                return await _ranges(pool, old, root, head.size_bytes)
-            new = await finished_snapshot(pool, row, second.snapshot or "", env, me)
-            with pool.hold_snapshot(row, new, me, shared=True):
-                return await _ranges(pool, old, expect_root(new.root, str(second)), new.size_bytes)
-
-
-def _second(first: Target, text: str | None) -> Target | None:
-    """None: the present state."""
-    if text is None or text == f"{first.pool}/{first.dataset}":
-        return None
-    second = parse_snapshot(text)
-    if (second.pool, second.dataset) != (first.pool, first.dataset):
-        raise BadInput(f"{first} and {second} are of different datasets: compare snapshots of one")
-    return second
-
-
-async def _ranges(pool: Pool, old: SnapshotRow, root: int, size_bytes: int) -> list[tuple[int, int]]:
-    reader = FrameReader(pool, environment(), {})
-    try:
-        nodes = Nodes(reader, None)
-        old_root = expect_root(old.root, f"snapshot @{old.name}")
-        return await changed_ranges(nodes, old_root, root, INODE, max(old.size_bytes, size_bytes))
-    finally:
-        reader.close()
+    run(_operate, arguments, target, "rollback")

@@ -41,8 +41,8 @@ class Operations:
 
     def handlers(self) -> dict[str, Handler]:
         one_at_a_time: dict[str, Handler] = {
-            "snapshot": self.snapshot, "rollback": self.rollback, "resize": self.resize, "checkpoint": self.checkpoint,
-            "destroy_snapshot": self.destroy_snapshot, "set_property": self.set_property,
+            "snapshot": self.snapshot, "clone": self.clone, "rollback": self.rollback, "resize": self.resize,
+            "checkpoint": self.checkpoint, "destroy_snapshot": self.destroy_snapshot, "set_property": self.set_property,
         }  # fmt: skip
         found: dict[str, Handler] = {name: self._in_turn(handler) for name, handler in one_at_a_time.items()}
         return found | {"ping": self.ping, "stats": self.stats, "sweep": self.sweep, "stop": self.end}
@@ -76,6 +76,23 @@ class Operations:
         elapsed_ms = (perf_counter() - begin_s) * 1000
         self._changed()
         return {"id": row.id, "name": row.name, "elapsed_ms": round(elapsed_ms, 3)}
+
+    async def clone(self, name: str, new: str) -> Json:
+        """A new dataset from a snapshot of this one."""
+        begin_s = perf_counter()
+        dataset, catalog = self._dataset, self._pool.catalog
+        origin = catalog.snapshot(dataset.row.id, name)
+        if origin.root is None:
+            await dataset.newest_root()
+            origin = catalog.snapshot(dataset.row.id, name)
+        with self._pool.hold_snapshot(dataset.row, origin, self._holder, shared=True):
+            properties = catalog.dataset_by_id(dataset.row.id).properties
+            await dataset.env.run_blocking(
+                catalog.create_dataset, new, dataset.row.kind, origin.size_bytes, properties, origin
+            )
+        elapsed_ms = (perf_counter() - begin_s) * 1000
+        self._changed()
+        return {"name": new, "elapsed_ms": round(elapsed_ms, 3)}
 
     async def rollback(self, name: str) -> Json:
         snapshot = self._pool.catalog.snapshot(self._dataset.row.id, name)

@@ -62,14 +62,15 @@ class Sweeper:
             try:
                 swept = await self._sweep_when_full() if self._full else await self.sweep()
             except SdsError as error:
-                swept = Swept()
+                swept = None
                 _log.warning("%s: sweep: %s", self._dataset.row.name, error)
-            if not swept.segments and self._full:
+            if swept is None or (self._full and not swept.segments):
                 await trio.sleep(pause_s)  # W2
                 pause_s = min(2 * pause_s, PAUSE_MAX_S)
             else:
                 pause_s = PAUSE_MIN_S
             self._full = False
+            self._changed |= swept is None
 
     def _is_due(self) -> bool:
         mapped = self._dataset.map.mapped_blocks

@@ -13,8 +13,10 @@ Page key: inode << 44 | page index, so that pages of one inode are neighbours.
 
 from array import array
 from collections import deque
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
+from sds.core.errors import Corrupt, Missing
 from sds.core.keys import MAP, map_key, map_page_index, map_range, split_key
 from sds.core.page import PAGE_BLOCKS, decode_value, new_page, value_block_count
 from sds.dataset import tree
@@ -24,6 +26,7 @@ from sds.dataset.nodes import Nodes
 INODE_SHIFT: Final = 44
 INDEX_MASK: Final = (1 << INODE_SHIFT) - 1
 PAGE_SHIFT: Final = PAGE_BLOCKS.bit_length() - 1
+T = TypeVar("T")
 HOLES: Final = new_page()
 """The page of holes; shared, never changed (Y1)."""
 
@@ -50,8 +53,8 @@ class BlockMap:
             if base == 0:
                 page = HOLES
             else:
-                loaded = await self._load(base, key)
-                if base != self._base(key) or key in self.pages:
+                loaded = await self._steadily(lambda: self._base(key), lambda root: self._load(root, key))
+                if loaded is None or base != self._base(key) or key in self.pages:
                     continue  # B3
                 page = loaded
             self._make_room()
@@ -66,6 +69,20 @@ class BlockMap:
             if layer.base_root is not None:
                 return layer.base_root
         return self.root
+
+    async def _steadily(self, root_now: Callable[[], int], read: Callable[[int], Awaitable[T]]) -> T | None:
+        """What `read` finds in the tree; None if that is the tree no longer when it is done (B3).
+
+        Then an error does not count either: what the old tree refers to may have been swept meanwhile.
+        """
+        root = root_now()
+        try:
+            found = await read(root)
+        except (Corrupt, Missing):
+            if root == root_now():
+                raise
+            return None
+        return found if root == root_now() else None
 
     async def _load(self, root: int, key: int) -> "array[int]":
         value = await tree.get(self._nodes, root, map_key(key >> INODE_SHIFT, key & INDEX_MASK))
@@ -130,16 +147,21 @@ class BlockMap:
 
         Valid until something waits: pass it to `clear` at once.
         """
+        low, high = map_range(inode, first, last)
         while True:
-            root = self._tree_of_absent()
-            lo, hi = map_range(inode, first, last)
-            scan = tree.scan(self._nodes, root, lo, hi)
-            counts = {}
-            while leaf := await scan.next_leaf():
-                for name, value in leaf:
-                    counts[inode << INODE_SHIFT | map_page_index(name)] = value_block_count(value)
-            if root == self._tree_of_absent():
-                return {key: count for key, count in counts.items() if key not in self.pages}
+            counts = await self._steadily(self._tree_of_absent, lambda root: self._counts(root, low, high))
+            if counts is not None:
+                keys = ((inode << INODE_SHIFT | index, count) for index, count in counts.items())
+                return {key: count for key, count in keys if key not in self.pages}
+
+    async def _counts(self, root: int, low: bytes, high: bytes) -> dict[int, int]:
+        """Mapped blocks by page index."""
+        counts = {}
+        scan = tree.scan(self._nodes, root, low, high)
+        while leaf := await scan.next_leaf():
+            for name, value in leaf:
+                counts[map_page_index(name)] = value_block_count(value)
+        return counts
 
     async def count_tree(self, root: int) -> int:
         """Mapped blocks of a whole tree; reads its leaves."""
@@ -219,14 +241,16 @@ class PageScan:
             raise StopAsyncIteration
         return self._found.popleft()
 
+    async def _next_leaf(self, root: int) -> list[tuple[bytes, bytes]]:
+        low, high = map_range(self._inode, self._next, self._last)
+        return await tree.scan(self._map._nodes, root, low, high).next_leaf()
+
     async def _refill(self) -> None:
         """The indices up to the end of the next leaf of the tree; those in memory up to there join them."""
         blocks, high = self._map, self._inode << INODE_SHIFT
         while self._next < self._last and not self._found:
-            root = blocks._tree_of_absent()
-            lo, hi = map_range(self._inode, self._next, self._last)
-            leaf = await tree.scan(blocks._nodes, root, lo, hi).next_leaf()
-            if root != blocks._tree_of_absent():
+            leaf = await blocks._steadily(blocks._tree_of_absent, self._next_leaf)
+            if leaf is None:
                 continue
             stored = [map_page_index(name) for name, _ in leaf]
             end = stored[-1] + 1 if stored else self._last

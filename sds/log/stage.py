@@ -111,6 +111,7 @@ class FileStage:
         self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._map = mmap.mmap(self._fd, PAGE + self.slot_count * slot_size)
         self._view = memoryview(self._map)
+        self._claimed: set[int] = set()
 
     def _existing_slot_count(self) -> int:
         """Slots of the file if it is ours and of this boot, else 0: it is of no use to anybody then (S2)."""
@@ -146,12 +147,15 @@ class FileStage:
         return slot_count
 
     def claim(self, index: int) -> None:
+        if index in self._claimed:
+            return
         try:
             os.posix_fallocate(self._fd, PAGE + index * self.slot_size, self.slot_size)
         except OSError as error:
             raise NoSpace(
                 f"no memory for the stage {self.path}: {error.strerror}; free some there or use fewer slots"
             ) from None
+        self._claimed.add(index)
 
     def slot(self, index: int) -> memoryview:
         start = PAGE + index * self.slot_size
@@ -162,6 +166,7 @@ class FileStage:
 
     def give_back(self, index: int) -> None:
         start = PAGE + index * self.slot_size
+        self._claimed.discard(index)
         try:
             self._map.madvise(_MADV_REMOVE, start, self.slot_size)
         except OSError:  # not a tmpfs: then at least nobody must take it for a segment

@@ -6,7 +6,7 @@ from typing import Final
 import trio
 
 from sds.core.address import BLOCK_SIZE, BLOCKS_PER_FRAME
-from sds.core.errors import BadInput, Missing
+from sds.core.errors import BackendError, BadInput, Corrupt, Missing
 from sds.core.frame import Buffer
 from sds.core.page import PAGE_BLOCKS
 from sds.dataset.blockmap import INODE_SHIFT, PAGE_SHIFT, BlockMap, page_keys
@@ -80,19 +80,18 @@ class VolumeReader:
             buffers = self._blocks_nowait(first, count)
             if buffers is not None:
                 return buffers
+            wanted = runs(self._map, INODE, first, count)
             try:
-                return await self._fetch(first, count)
-            except Missing:
-                # Overwritten and swept since we looked at the map. The map cannot lead there again.
-                if attempt == TRIES - 1:
+                if wanted[0][0] >= 0:
+                    return await self._fetch(wanted)
+            except (Missing, Corrupt):
+                # Overwritten and swept since we looked at the map? Then the map leads elsewhere now.
+                if attempt == TRIES - 1 or wanted == runs(self._map, INODE, first, count):
                     raise
-        raise AssertionError("not reached")
+        raise BackendError(f"blocks {first}+{count} change faster than they can be read: try again")
 
-    async def _fetch(self, first: int, count: int) -> list[Buffer]:
-        """As they are at one point in time: the map is looked at once, before the first wait."""
-        wanted = list(runs(self._map, INODE, first, count))
-        if any(address < 0 for address, _ in wanted):
-            return await self.read_blocks(first, count)
+    async def _fetch(self, wanted: list[tuple[int, int]]) -> list[Buffer]:
+        """The bytes at these runs: as they were at the point in time when the map was looked at."""
         buffers: list[Buffer] = [b""] * len(wanted)
         queue = []
         for index, (address, run) in enumerate(wanted):
@@ -127,7 +126,7 @@ class VolumeReader:
         return buffers
 
 
-def runs(blocks: BlockMap, inode: int, first: int, count: int) -> "list[tuple[int, int]]":
+def runs(blocks: BlockMap, inode: int, first: int, count: int) -> list[tuple[int, int]]:
     """(address, count) of runs within one frame, or of holes (address 0), in order; address -1: map page not loaded."""
     found: list[tuple[int, int]] = []
     pages = blocks.pages

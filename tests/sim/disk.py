@@ -54,6 +54,7 @@ class SimDisk:
         self._names: dict[str, File] = {}
         self._durable_names: dict[str, File] = {}
         self._pending: list[Effect] = []
+        self._spare: Image | None = None
 
     # The contract
 
@@ -67,7 +68,7 @@ class SimDisk:
         fault = await self._start("create", name)
         self._refuse_existing(name)
         self._need_room(name, size_bytes)
-        file = File.of(Image(size_bytes))
+        file = File.of(self._fresh_image(size_bytes))
         effect = self._begin(NameEffect(name, file, creates=True))
         await self._latency()
         self._names[name] = file
@@ -75,6 +76,12 @@ class SimDisk:
         await self._latency()
         effect.returned = True
         self._end("create", name, fault)
+
+    def _fresh_image(self, size_bytes: int) -> Image:
+        """Unwritten bytes are zeros, or those of a deleted file (B1)."""
+        if self._spare is not None and self._spare.size == size_bytes and self._rng.random() < 0.5:
+            return self._spare.share()
+        return Image(size_bytes)
 
     async def write(self, name: str, offset: int, data: memoryview, sync: bool = False) -> None:
         check_range(self._url, name, offset, len(data), self._writable(name).live.size)
@@ -154,7 +161,8 @@ class SimDisk:
         if name in self._names:
             effect = self._begin(NameEffect(name, None))
             await self._latency()
-            self._names.pop(name, None)
+            gone = self._names.pop(name, None)
+            self._spare = gone.live.share() if gone is not None else self._spare
             self._observe("delete:done", name)
             await self._latency()
             effect.returned = True

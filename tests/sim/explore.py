@@ -80,7 +80,7 @@ class Explorer:
                 kind = "power cut" if crash.power_cut else "kill"
                 error.add_note(f"crash state {self.tally.states}: {kind} at {crash.where}")
                 raise
-            self.tally.states += 1 
+            self.tally.states += 1
         self.tally.states += self.tally.recoveries_cut
         self.tally.recoveries_cut = 0
 
