@@ -1,6 +1,8 @@
 """A backend in memory: the contract at its simplest, for tests and for measuring what stands above it.
 
-  Y1  "Durable" means until the object is gone. Errors and limits are a disk's; waiting is one checkpoint.
+  Y1  "Durable" means until the object is gone: sync and seal add nothing, and a created file cannot vanish, so what
+      stands above is never caught forgetting the first sync (B1). Errors and limits are a disk's; waiting is one
+      checkpoint.
   Y2  An open reader shares the bytes of its file: it sees later writes, and outlives the name.
 """
 

@@ -11,6 +11,7 @@ from sds.core.errors import BadInput
 from sds.core.names import parse_pool
 from sds.core.units import parse_size
 from sds.daemon.cleaning import remove_orphans, remove_stage, sweep_pool
+from sds.daemon.destroying import recover
 from sds.dataset.adopt import adopt_newest
 from sds.pool.create import add_backend, create_pool
 from sds.pool.home import Home
@@ -80,7 +81,15 @@ def export(arguments: Namespace) -> None:
 
 async def _export(arguments: Namespace) -> None:
     name = parse_pool(arguments.name)
-    await export_pool(await open_pool(home_of(arguments), name, connect), holder(f"pool export {name}"))
+    pool = await open_pool(home_of(arguments), name, connect)
+    try:
+        me = holder(f"pool export {name}")
+        for row in pool.catalog.datasets():
+            await recover(pool, row, environment(), me)
+        await export_pool(pool, me)
+    except BaseException:
+        await pool.close()
+        raise
 
 
 def destroy(arguments: Namespace) -> None:

@@ -27,7 +27,7 @@ async def _serve(arguments: Namespace) -> None:
         row = pool.catalog.dataset(target.dataset)
         if row.kind != "volume":
             raise BadInput(f"{target} is a filesystem: only volumes can be served")
-        default_path = str(home.run_dir / f"{target.pool}-{target.dataset}.nbd")
+        default_path = str(home.run_dir / f"{str(target).replace('/', '-')}.nbd")
         endpoint = _endpoint(arguments, default_path, target.snapshot or target.dataset)
         if target.snapshot is not None:
             await serve_snapshot(pool, row, target.snapshot, endpoint, environment(), str(target), announce)

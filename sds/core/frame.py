@@ -25,8 +25,7 @@ All integers are little endian.
 """
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
@@ -50,9 +49,8 @@ Buffer = bytes | bytearray | memoryview
 _PLACES: Final = [(index, index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE) for index in range(BLOCKS_PER_FRAME)]
 
 
-@dataclass(frozen=True, slots=True)
-class FrameHeader:
-    """A decoded header. Sizes in bytes."""
+class FrameHeader(NamedTuple):
+    """A decoded header. Sizes in bytes. (A tuple: recovery makes one for each frame of the log.)"""
 
     checksum: int
     kind: int

@@ -39,6 +39,12 @@ async def destroy_snapshot(pool: Pool, row: DatasetRow, name: str, env: Env, hol
     await operate(pool, row, env, holder, "destroy_snapshot", name=name)
 
 
+async def recover(pool: Pool, row: DatasetRow, env: Env, holder: Holder) -> None:
+    """What a killed worker left in memory only gets to the backends; nothing if a worker has it open."""
+    if not worker_socket(pool, row) and not await is_closed_in_order(pool, row, env):
+        await operate(pool, row, env, holder, "checkpoint")
+
+
 async def is_closed_in_order(pool: Pool, row: DatasetRow, env: Env) -> bool:
     """Its log ends with a checkpoint: an open dataset always has a segment that is not sealed."""
     return all(segment.sealed for segment in await env.run_blocking(pool.catalog.segments, row.id))

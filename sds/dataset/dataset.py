@@ -198,7 +198,7 @@ class Dataset:
         keys: set[int] = set()
         for change in tail.changes:
             if isinstance(change, Mapped):
-                keys.update(page_keys(change.inode, change.first_block, change.count))
+                keys.update(page_keys(change.inode, change.first_block, change.blocks))
         for key in sorted(keys):
             await self.map.page(key)
 

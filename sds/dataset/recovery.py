@@ -16,6 +16,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from backends.base import Backend
 from sds.core.checkpoint_record import decode_checkpoint
@@ -33,13 +34,12 @@ from sds.pool.rows import CheckpointRef, DatasetRow, SegmentRow
 PAGE = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
+class Mapped(NamedTuple):
     """A DATA frame: blocks first .. first+count of the inode live at consecutive addresses."""
 
     inode: int
     first_block: int
-    count: int
+    blocks: int
     address: int
 
 
@@ -114,6 +114,11 @@ class _TailReader:
     async def read(self, row: SegmentRow) -> None:
         """Take the next segment of the log in."""
         sources = await self._sources(row)
+        if not sources and not self._ended and not self._is_within_reach(row):
+            raise BackendError(
+                f"{self._dataset.name}: its log goes on in segment {row.id:#x} on backends {row.copies}, which are missing:"
+                " bring one of them back"
+            )
         parsed = [parse(source.data, row.id, self._key, self._start, self.tail.sequence) for source in sources]
         if self._ended or not parsed:
             self._forget(row, sources)
@@ -171,18 +176,25 @@ class _TailReader:
         head, view = self._survivors.get(row.id, (None, memoryview(b"")))
         if head is not None and self._is_of(head, row):
             return [Source(view, 0)]
-        sources = []
+        sources, foreign = [], ""
         for copy in row.copies:
             backend = self._pool.backends.get(copy)
             data = await read_file(backend, row) if backend is not None else None
             if data is not None:
                 head = decode_head(data)
-                if head is not None and self._is_of(head, row):
+                if head is None or self._is_of(head, row):  # frames prove by themselves where they belong
                     sources.append(Source(data, copy))
+                else:
+                    foreign = f"backend {copy} has segment {head.segment:#x} in the place of {row.id:#x}"
+        if foreign and not sources:
+            raise Corrupt(f"{self._dataset.name}: {foreign}: put the right file back, or restore from a copy")
         return sources
 
+    def _is_within_reach(self, row: SegmentRow) -> bool:
+        return any(copy in self._pool.backends for copy in row.copies)
+
     def _is_of(self, head: SegmentHead, row: SegmentRow) -> bool:
-        """A foreign segment under this name is as good as none: it proves nothing about this log."""
+        """Never anything else under this name, but after damage."""
         wanted = (self._pool.uuid, row.id, row.dataset, row.epoch)
         return (head.pool, head.segment, head.dataset, head.epoch) == wanted
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 import trio
 
 from backends.base import Backend
-from sds.core.errors import Failed, NoSpace, SdsError
+from sds.core.errors import BackendError, Failed, NoSpace, SdsError
 from sds.log.env import Env
 from sds.log.open_segment import OpenSegment
 from sds.pool.placement import choose
@@ -120,7 +120,10 @@ class Copies:
 
         async def one(copy: int) -> None:
             try:
-                await operation(self._pool.backends[copy])
+                backend = self._pool.backends.get(copy)
+                if backend is None:
+                    raise BackendError(f"backend {copy} is not there: bring it back")
+                await operation(backend)
             except SdsError as error:
                 failed[copy] = error
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sds.core.address import pack_address
 from sds.core.frame import HEADER_SIZE, MAGIC, SEAL, FrameHeader, decode_header, frame_is_valid
 from sds.core.segment import TRAILER_SIZE, decode_trailer
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     header: FrameHeader
     address: int
     payload: memoryview

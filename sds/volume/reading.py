@@ -55,7 +55,7 @@ class VolumeReader:
     async def read(self, offset: int, length: int) -> Sequence[Buffer]:
         if offset + length > self.size_bytes:
             raise BadInput(f"{offset}+{length} is beyond the end of the volume, {self.size_bytes} bytes")
-        self._ahead.missed()
+        await self._ahead.missed()
         first = offset >> 12
         last = offset + length - 1 >> 12
         return _trimmed(await self.read_blocks(first, last - first + 1), offset & 4095, length)

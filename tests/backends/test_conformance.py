@@ -1,4 +1,8 @@
-"""Every sentence of the contract in backends/base.py, on every backend."""
+"""The contract in backends/base.py, on every backend: all that shows without a power cut.
+
+What a power cut may and may not take is tested where it can be seen: tests/sim/test_disk.py and test_disk_names.py
+(the simulated disk keeps these promises), test_directory_names.py (what a directory has synced when it returns).
+"""
 
 import pytest
 import trio
@@ -32,6 +36,26 @@ def test_b1_a_name_that_exists_raises_exists_and_changes_nothing(kind: str) -> N
             await backend.create(NAME, 8 * PAGE)
         assert await backend.list("") == [Stat(NAME, 2 * PAGE)]
         assert await read_back(backend, NAME, PAGE, PAGE) == pages(1)
+
+    run_on(kind, body)
+
+
+@pytest.mark.parametrize("first", ["sync", "seal", "write"])
+def test_b1_a_fresh_file_is_all_there_before_and_after_what_makes_it_durable(kind: str, first: str) -> None:
+    async def body(backend: Backend) -> None:
+        await backend.create(NAME, 2 * PAGE)
+        assert await backend.list("segments/") == [Stat(NAME, 2 * PAGE)]
+        if first == "sync":
+            await backend.sync(NAME)
+        elif first == "seal":
+            await backend.seal(NAME, 2 * PAGE)
+        else:
+            await backend.write(NAME, PAGE, pages(1), sync=True)
+        written = bytes(pages(1)) if first == "write" else bytes(PAGE)
+        assert await backend.list("segments/") == [Stat(NAME, 2 * PAGE)]
+        assert await read_back(backend, NAME, 0, 2 * PAGE) == bytes(PAGE) + written
+        with pytest.raises(Exists, match=NAME):
+            await backend.create(NAME, PAGE)
 
     run_on(kind, body)
 

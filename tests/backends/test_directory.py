@@ -1,4 +1,4 @@
-"""What only a directory on a real file system can get wrong."""
+"""What only a directory on a real file system can get wrong. When names are durable: test_directory_names.py."""
 
 import mmap
 import os
@@ -255,30 +255,6 @@ def test_another_backend_object_finds_and_goes_on_with_the_files(tmp_path: Path)
 
     run_in(tmp_path, first)
     run_in(tmp_path, second)
-
-
-def test_every_new_directory_and_file_is_synced_into_its_parent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """D1, also where another process made the directory a moment ago."""
-    (tmp_path / "segments").mkdir()
-    synced: list[str] = []
-    real = os.fsync
-
-    def fsync(fd: int) -> None:
-        synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), tmp_path))
-        real(fd)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-
-    async def body(backend: DirectoryBackend) -> None:
-        await backend.create(NAME, PAGE)
-        assert synced == [".", "segments", NAME, "segments/000001"]
-        synced.clear()
-        await backend.create("segments/000001/2-1", PAGE)
-        assert synced == ["segments/000001/2-1", "segments/000001"]
-
-    run_in(tmp_path, body)
 
 
 def test_a_hint_brings_a_range_into_the_page_cache(tmp_path: Path) -> None:

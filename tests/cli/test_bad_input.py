@@ -1,5 +1,6 @@
 """What can never work is refused with one line that says what to do, exit 1 (usage: 2), and nothing changes."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sds.core.names import parse_target
 from tests.cli.command import Command, tree
 from tests.cli.conftest import build
 from tests.cli.serving import write_pattern
+from tools.sds import Sds
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,17 @@ def test_shrinking_below_data_needs_force_and_then_does_it(cli: Command) -> None
     (facts,) = cli.json("list")
     assert (facts["size_bytes"], facts["used_bytes"]) == (64 << 20, 0)
     assert parse_target(facts["name"]).dataset == "vm"
+
+
+def test_a_reader_that_goes_away_is_no_mistake(root: Path) -> None:
+    popen = subprocess.Popen(
+        Sds(root / "home").command("list"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert popen.stdout is not None
+    popen.stdout.close()
+    assert popen.stderr is not None
+    with popen:
+        assert popen.stderr.read() == ""
 
 
 def test_a_mistake_of_ours_is_one_line_and_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

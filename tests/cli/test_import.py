@@ -24,16 +24,16 @@ def test_home_and_memory_lost_after_a_kill_and_yet_all_that_was_flushed_is_there
     cli("volume", "create", "tank/vm", str(SIZE_BYTES))
     model = Model(SIZE_BYTES, seed=3)
     server = SdsServer(sds, "tank/vm", socket_dir / "s")
-    if reopened:
-        with server, Client(str(server.socket_path)) as client:
-            for _ in range(10):
-                one_batch(model, client, 32)
     server.start()
     with Client(str(server.socket_path)) as client:
         for _ in range(10):
             one_batch(model, client, 32)
         cli("snapshot", "tank/vm@kept")
         kept = list(model.blocks)
+    if reopened:
+        server.kill()
+        server.start()
+    with Client(str(server.socket_path)) as client:
         for _ in range(30):
             one_batch(model, client, 32)
         assert not client.call(wire.FLUSH).error
@@ -69,6 +69,23 @@ def test_export_and_import_keep_everything(cli: Command, tmp_path: Path) -> None
     cli("pool", "import", "tank", tmp_path / "a", tmp_path / "b")
     assert cli.json("list") == before
     assert read_back(cli.home, "vm", 1 << 20, 4) == b"kept"
+
+
+def test_export_after_a_kill_takes_along_what_was_in_memory_only(
+    cli: Command, sds: Sds, tmp_path: Path, socket_dir: Path
+) -> None:
+    cli("volume", "create", "tank/vm", str(SIZE_BYTES))
+    server = SdsServer(sds, "tank/vm", socket_dir / "s")
+    server.start()
+    assert "in use by" in cli.refused("pool", "export", "tank")
+    with Client(str(server.socket_path)) as client:
+        assert not client.call(wire.WRITE, 0, payload=b"kept" * 1024).error
+    server.kill()
+    uuid = cli.json("pool", "status", "tank")["uuid"]
+    cli("pool", "export", "tank")
+    assert list(Path("/dev/shm").glob(f"sds-{uuid}-*")) == []
+    cli("pool", "import", "tank", tmp_path / "a", tmp_path / "b")
+    assert read_back(cli.home, "vm", 0, 4096) == b"kept" * 1024
 
 
 def test_a_destroyed_pool_leaves_its_backends_empty(cli: Command, tmp_path: Path) -> None:

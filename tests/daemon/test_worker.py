@@ -1,6 +1,7 @@
 """The worker as a process: it says when it is ready, ends in order, and tells when something is wrong."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -51,9 +52,9 @@ def cli(tmp_path: Path) -> Command:
 def served(cli: Command, sds: Sds, socket_dir: Path) -> Iterator[Process]:
     process = Process(sds, "tank/vm", "--socket", socket_dir / "s")
     assert process.line() == f"serving tank/vm on nbd+unix:///vm?socket={socket_dir / 's'}"
-    yield process
-    if process.popen.poll() is None:
-        process.end(signal.SIGKILL)
+    with process.popen:
+        yield process
+        process.popen.kill()
 
 
 def control_socket(cli: Command) -> Path:
@@ -86,10 +87,12 @@ def test_the_worker_answers_who_it_is_and_what_it_does(cli: Command, served: Pro
     stats = call(control, "stats")
     assert isinstance(stats, dict)
     assert stats["used_bytes"] == 8192
-    assert stats["nbd"]["ops"]["WRITE"] == 1
+    assert stats["nbd"]["ops"][wire.COMMAND_NAMES[wire.WRITE]] == 1
     assert stats["written_bytes"] > 8192
     assert stats["durable_sequence"] < stats["sequence"]
-    assert call(control, "checkpoint")["sequence"] > stats["sequence"]
+    after = call(control, "checkpoint")
+    assert isinstance(after, dict)
+    assert after["sequence"] > stats["sequence"]
     call(control, "stop")
     assert served.popen.wait(TIMEOUT_S) == 0
     with pytest.raises(NoWorker):
@@ -109,13 +112,13 @@ def test_a_tcp_port_may_be_left_to_the_system(cli: Command, sds: Sds) -> None:
         assert process.end() == (0, "")
 
 
-def test_a_lost_backend_makes_it_fail_loudly_and_reads_go_on(
-    cli: Command, served: Process, socket_dir: Path, tmp_path: Path
+def test_backends_that_take_no_more_make_it_fail_loudly_and_reads_go_on(
+    cli: Command, served: Process, socket_dir: Path
 ) -> None:
+    """No file of the worker may grow any more: to it, that is a disk with errors."""
     with Client(str(socket_dir / "s")) as client:
         assert not client.call(wire.WRITE, 0, payload=b"x" * 4096).error
-        for name in ("a", "b"):
-            (tmp_path / name / "segments").rename(tmp_path / name / "lost")
+        resource.prlimit(served.popen.pid, resource.RLIMIT_FSIZE, (4096, 4096))
         assert client.call(wire.FLUSH).error
         assert client.call(wire.WRITE, 0, payload=b"y" * 4096).error
         assert client.call(wire.READ, 0, 4096).data == b"x" * 4096

@@ -1,12 +1,14 @@
 """Space comes back, and never any that somebody needs."""
 
 import random
+from collections import Counter
 
 import pytest
 import trio
 
 from sds.core.errors import Busy, NoSpace
 from sds.core.node import Node
+from sds.daemon.destroying import destroy_snapshot
 from sds.daemon.operations import Operations
 from sds.daemon.sweeper import Sweeper
 from sds.dataset.nodes import Nodes
@@ -14,7 +16,7 @@ from sds.log.reader import FrameReader
 from sds.maintenance.orphans import delete_orphans
 from sds.maintenance.sweep import sweep_family
 from sds.pool.rows import SnapshotRow
-from tests.maintenance.world import BLOCK, SEGMENT_SIZE, SIZE_BYTES, World, Writer, in_world
+from tests.maintenance.world import BLOCK, ME, SEGMENT_SIZE, SIZE_BYTES, Crash, World, Writer, in_world
 
 
 async def rows(world: World) -> set[int]:
@@ -121,20 +123,20 @@ def test_with_a_snapshot_that_is_still_being_written_nothing_is_swept() -> None:
 
 
 class CloningNodes(Nodes):
-    """Makes a clone and destroys its snapshot while the first mark is under way."""
+    """Makes a clone while the first mark is under way."""
 
     def __init__(self, world: World) -> None:
         super().__init__(FrameReader(world.pool, world.env, {}), None)
         self._world = world
-        self.walks = 0
+        self.reads: Counter[int] = Counter()
 
     async def read_node(self, address: int) -> Node:
         catalog = self._world.pool.catalog
         parent = catalog.dataset("vm")
-        if self.walks == 0:
+        if not self.reads:
             snapshot = catalog.snapshot(parent.id, "late")
             catalog.create_dataset("clone", "volume", SIZE_BYTES, {}, snapshot)
-        self.walks += 1
+        self.reads[address] += 1
         return await super().read_node(address)
 
 
@@ -147,11 +149,42 @@ def test_a_mark_that_is_stale_is_made_anew() -> None:
             kept = bytes(writer.model)
             await writer.fill()
             await here.operations.checkpoint()
+            await writer.fill()
+            await here.operations.checkpoint()
             nodes = CloningNodes(world)
             await sweep_family(world.pool, here.dataset.row.family, nodes, world.env)
+            assert set(nodes.reads.values()) == {2}
             assert await world.content("clone") == kept
 
     in_world(work)
+
+
+def test_a_snapshot_destroyed_after_a_crash_in_the_middle_of_a_rollback_to_it_is_not_missed() -> None:
+    """The log has the rollback, the catalog does not: destroying the snapshot must recover the dataset first."""
+
+    async def work(world: World) -> None:
+        async with world.open() as here:
+            writer = Writer(here, seed=1)
+            await writer.fill()
+            await here.operations.snapshot("a")
+            kept = bytes(writer.model)
+            await writer.fill()
+            await here.operations.checkpoint()
+        world.crash_on.add("rolled_back")
+        with pytest.raises(Crash):
+            await _roll_back(world)
+        world.crash_on.clear()
+        await destroy_snapshot(world.pool, world.pool.catalog.dataset("vm"), "a", world.env, ME)
+        await world.sweep()
+        async with world.open() as here:
+            await Writer(here, 1, kept).verify()
+
+    in_world(work)
+
+
+async def _roll_back(world: World) -> None:
+    async with world.open() as here:
+        await here.operations.rollback("a")
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -2,7 +2,7 @@
 
 import random
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,10 @@ ME = Holder.me("test")
 QUIET = Settings(flush_delay_s=1e9, checkpoint_delay_s=1e9, checkpoint_bytes=1 << 40, idle_delay_s=1e9)
 
 
+class Crash(Exception):
+    """The worker dies here; its stage stays."""
+
+
 class RecordingBackend(MemoryBackend):
     """Remembers in which order files came and went."""
 
@@ -53,10 +57,12 @@ class RecordingBackend(MemoryBackend):
 
 
 class World:
-    def __init__(self, pool: Pool, backend: RecordingBackend, env: Env) -> None:
+    def __init__(self, pool: Pool, backend: RecordingBackend) -> None:
         self.pool = pool
         self.backend = backend
-        self.env = env
+        self.crash_on: set[str] = set()
+        """Names of catalog methods: instead of calling one, the worker dies."""
+        self.env = memory_env(self.crash_on)
 
     @asynccontextmanager
     async def open(self, name: str = "vm", settings: Settings = QUIET) -> AsyncIterator[Opened]:
@@ -100,22 +106,25 @@ def in_world(work: Callable[[World], Awaitable[None]], capacity_bytes: int = 1 <
             pool = await create_pool(home, "tank", ["memory:"], connect, lambda: 1000.0, 1, SEGMENT_SIZE)
             pool.catalog.create_dataset("vm", "volume", SIZE_BYTES)
             try:
-                await work(World(pool, backend, memory_env()))
+                await work(World(pool, backend))
             finally:
                 await pool.close()
 
     trio.run(body)
 
 
-def memory_env() -> Env:
+def memory_env(crash_on: Collection[str]) -> Env:
     stages: dict[int, bytearray] = {}
 
     async def run_blocking(function: Callable[..., T], *arguments: Any) -> T:
         await trio.lowlevel.checkpoint()
+        if function.__name__ in crash_on:
+            raise Crash(function.__name__)
         return function(*arguments)
 
     def open_stage(pool: bytes, dataset: int, slot_count: int, slot_size: int) -> Stage:
-        stage = MemoryStage(slot_count, slot_size, bytes(stages[dataset]) if dataset in stages else None)
+        left = bytes(stages[dataset]) if dataset in stages else None  # taken over with its own slot count
+        stage = MemoryStage(len(left) // slot_size if left else slot_count, slot_size, left)
         stages[dataset] = stage.content
         return stage
 

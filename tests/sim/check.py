@@ -11,7 +11,7 @@ from sds.core.address import BLOCKS_PER_FRAME, offset_of, segment_of
 from sds.core.errors import Missing
 from sds.core.frame import DATA, decode_header, frame_is_valid, pool_key
 from sds.core.keys import MAP, split_key
-from sds.core.names import segment_name
+from sds.core.names import SEGMENT_PREFIX, segment_name
 from sds.core.page import PAGE_BLOCKS, decode_value
 from sds.dataset import tree
 from sds.dataset.blockmap import INODE_SHIFT, PAGE_SHIFT, BlockMap
@@ -154,4 +154,4 @@ def check_block(files: dict[int, dict[int, bytes]], address: int, inode: int, bl
 def orphans(world: World) -> list[str]:
     """Files without a row: garbage that a crash left."""
     names = {segment_name(row.dataset, row.id, row.epoch) for row in world.catalog.all_segments()}
-    return [f"{d.url}/{name}" for d in world.disks for name in d._names if name not in names]
+    return [f"{d.url}/{name}" for d in world.disks for name in d._names if name not in names and name.startswith(SEGMENT_PREFIX)]

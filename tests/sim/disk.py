@@ -3,8 +3,8 @@
   S1  Everything random (latency, whether read_nowait has to wait) comes from the seed; nothing else does.
   S2  An operation in flight is pending already: a crash may keep, drop or tear it (E1).
   S3  Reads see live bytes: durable ones with all pending writes that have been carried out.
-  S4  create, put and sync settle what they promise when they return, not earlier. Deletes stay pending
-      (the file may come back, B9) until DELETES_PENDING_MAX newer deletes or a new file of that name.
+  S4  put, sync and seal settle what they promise when they return, not earlier. Pending stay: a create until the
+      file's first sync or seal (B1); a delete (B9) until DELETES_PENDING_MAX newer ones or a durable file of its name.
   S5  A copy (`crash_states`, `kill_state`) shares nothing mutable with the original, has no fault plan and
       no observer, knows no failed file, and does not disturb the original's randomness.
 """
@@ -335,7 +335,8 @@ class SimDisk:
             self._settle_name(deletes[0])
 
     def _refuse_existing(self, name: str) -> None:
-        if name in self._names or any(e.name == name for e in self._pending if _is_create(e)):
+        creates = [e for e in self._pending if isinstance(e, NameEffect) and e.creates and not e.returned]
+        if name in self._names or any(e.name == name for e in creates):
             raise Exists(f"{self._url}: {name}: exists already; choose another name")
 
     def _existing(self, name: str) -> File:
@@ -361,11 +362,6 @@ class SimDisk:
     def _need_room(self, name: str, size_bytes: int) -> None:
         if self.capacity_bytes is not None and self._used_bytes() + size_bytes > self.capacity_bytes:
             raise NoSpace(f"{self._url}: {name}: no room for {size_bytes} bytes; free space or add a backend")
-
-
-def _is_create(effect: Effect) -> bool:
-    """In flight."""
-    return isinstance(effect, NameEffect) and effect.creates and not effect.returned
 
 
 class SimReader:

@@ -2,9 +2,10 @@
 
   E1  A write, cut or name effect is pending from the moment its operation starts until a promise settles it.
   E2  Any subset of the pending effects, applied in order, is a legal disk; operations that promise order
-      (sync, create, put on return) settle what they cover, so nothing else orders effects.
+      (sync, seal, put on return) settle what they cover, so nothing else orders effects.
   E3  A torn write takes some of its 512-byte sectors, a garbled one fills some of its sectors with noise.
-      A torn create leaves a shorter file, an otherwise torn name effect or cut is dropped.
+      A torn create leaves a shorter file (what is kept of the writes inside stays), an otherwise torn name
+      effect or cut is dropped. Writes to a file whose create is dropped are lost with it.
 """
 
 import random
@@ -90,8 +91,8 @@ def apply_effect(effect: Effect, fate: Fate, names: dict[str, File], rng: random
     elif fate is Fate.KEEP:
         names[effect.name] = effect.file
     elif effect.creates:
-        shorter = rng.randrange(effect.file.durable.size // PAGE + 1) * PAGE
-        names[effect.name] = File.of(Image(shorter))
+        effect.file.durable.cut(rng.randrange(effect.file.durable.size // PAGE + 1) * PAGE)
+        names[effect.name] = effect.file
 
 
 def damage(

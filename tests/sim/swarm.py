@@ -35,6 +35,8 @@ class Result:
     faults: int = 0
     refused: int = 0
     """Operations that raised an SdsError."""
+    swept: int = 0
+    """Segments deleted."""
 
 
 class Swarm:
@@ -65,6 +67,7 @@ class Swarm:
             run_seeded(self.round, self.seed * 8 + number)
             self.result.rounds += 1
         self.script.world.close()
+        self.result.swept = self.script.swept
         self.result.trace = self.digest.hexdigest()[:16]
         return self.result
 
@@ -80,10 +83,10 @@ class Swarm:
         self.countdown = rng.randint(10, 500) if ending != "order" else 0
         self.power_cut = ending == "power"
         self.after = None
-        if rng.random() < 0.3:
+        if rng.random() < 0.4:
             disk = rng.choice(world.disks)
             disk.faults = FaultPlan(
-                rng.randint(1, 60), rng.choice((None, *KINDS)), rng.choice((BackendError, BackendError, NoSpace)),
+                rng.randint(1, 40), rng.choice((None, *KINDS)), rng.choice((BackendError, BackendError, NoSpace)),
                 rng.choice(("before", "after")), rng.random() < 0.3,
             )  # fmt: skip
         with trio.CancelScope() as self.scope:
@@ -149,7 +152,7 @@ class Swarm:
         rng = self.rng
         for number in range(rng.randint(0, 8)):
             snapshots = [name for name, s in actor.model.snapshots.items() if s.acknowledged]
-            kind = rng.randrange(10)
+            kind = rng.randrange(12)
             name = rng.choice(snapshots) if snapshots else ""
             if kind < 3 or not snapshots:
                 new = f"s{self.script.counter}-{number}"
@@ -165,6 +168,8 @@ class Swarm:
                 await self.attempt(actor.checkpoint)
             elif kind == 7:
                 await self.attempt(lambda: actor.trim(0, VOLUME_SIZE // 2))
+            elif kind > 9:
+                await self.attempt(actor.sweep)
             elif kind == 8:
                 await self.attempt(lambda: actor.write(100 * BLOCK, 40 * BLOCK))
             else:

@@ -1,4 +1,4 @@
-"""The simulated disk keeps exactly the promises of the contract, and no more."""
+"""The simulated disk keeps exactly the promises of the contract about data, and no more. Names: test_disk_names.py."""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -11,8 +11,7 @@ from backends.base import Stat
 from backends.faulty import FaultPlan
 from sds.core.errors import BackendError, NoSpace
 from tests.backends.places import PAGE, pages, read_back
-from tests.sim.disk import DELETES_PENDING_MAX, SimDisk
-from tests.sim.effects import Fate
+from tests.sim.disk import SimDisk
 from tests.sim.schedule import run_seeded
 
 NAME = "segments/1"
@@ -31,8 +30,14 @@ def states(disk: SimDisk, name: str = NAME, limit: int = 500, garble: bool = Fal
     return [state.peek(name) for state in disk.crash_states(limit, random.Random(1), garble)]
 
 
+async def durable_zeros(disk: SimDisk, count: int) -> None:
+    """A file of which nothing is pending, so that only the writes under test are."""
+    await disk.create(NAME, count * PAGE)
+    await disk.sync(NAME)
+
+
 async def two_pages(disk: SimDisk) -> None:
-    await disk.create(NAME, 2 * PAGE)
+    await durable_zeros(disk, 2)
     await disk.write(NAME, 0, pages(1, fill=1))
     await disk.write(NAME, PAGE, pages(1, fill=2))
 
@@ -80,7 +85,7 @@ def test_garbage_stays_inside_the_pages_of_pending_writes() -> None:
 
 def test_many_pending_effects_are_sampled_within_the_limit() -> None:
     async def body(disk: SimDisk) -> None:
-        await disk.create(NAME, 40 * PAGE)
+        await durable_zeros(disk, 40)
         for index in range(40):
             await disk.write(NAME, index * PAGE, pages(1))
 
@@ -97,7 +102,7 @@ def test_a_write_in_flight_is_pending_and_so_is_its_effect() -> None:
     seen: list[list[bytes | None]] = []
 
     async def body(disk: SimDisk) -> None:
-        await disk.create(NAME, PAGE)
+        await durable_zeros(disk, 1)
         disk.observer = lambda event, _: seen.append(states(disk)) if event == "write:done" else None
         await disk.write(NAME, 0, pages(1), sync=True)
 
@@ -129,7 +134,7 @@ def test_a_sync_promises_nothing_about_writes_still_in_flight() -> None:
             events.append(event)
 
         async def body(disk: SimDisk, watch: Callable[[str, str], None] = watch) -> None:
-            await disk.create(NAME, PAGE)
+            await durable_zeros(disk, 1)
             disk.observer = watch
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(disk.write, NAME, 0, pages(1))
@@ -151,7 +156,7 @@ def test_kill_9_in_the_middle_of_a_write_leaves_it_to_the_kernel() -> None:
         killed: list[bytes | None] = []
 
         async def body(disk: SimDisk, killed: list[bytes | None] = killed) -> None:
-            await disk.create(NAME, PAGE)
+            await durable_zeros(disk, 1)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(disk.write, NAME, 0, pages(1))
                 for _ in range(5):
@@ -163,30 +168,6 @@ def test_kill_9_in_the_middle_of_a_write_leaves_it_to_the_kernel() -> None:
         assert set(killed) <= {OLD}
         cases += len(killed)
     assert cases
-
-
-def test_a_deleted_file_may_come_back_until_newer_deletes_and_a_new_file_of_its_name() -> None:
-    async def body(disk: SimDisk) -> None:
-        await disk.create(NAME, PAGE)
-        await disk.write(NAME, 0, pages(1), sync=True)
-        await disk.delete(NAME)
-
-    disk = on_disk(body)
-    assert disk.peek(NAME) is None
-    assert set(states(disk)) == {None, OLD}
-
-    async def more(disk: SimDisk) -> None:
-        for index in range(DELETES_PENDING_MAX):
-            await disk.put(f"x/{index}", b"")
-            await disk.delete(f"x/{index}")
-
-    assert set(states(on_disk(more, disk))) == {None}
-
-    async def again(disk: SimDisk) -> None:
-        await body(disk)
-        await disk.create(NAME, 2 * PAGE)
-
-    assert set(states(on_disk(again))) == {ZERO + ZERO}
 
 
 def test_put_is_all_or_nothing_and_durable_when_it_returned() -> None:
@@ -205,20 +186,6 @@ def test_put_is_all_or_nothing_and_durable_when_it_returned() -> None:
     disk = on_disk(body)
     assert during == {b"old" * 2000, b"new"}
     assert set(states(disk, "pool.json")) == {b"new"}
-
-
-def test_a_create_in_flight_leaves_nothing_all_or_a_shorter_file() -> None:
-    during: set[bytes | None] = set()
-
-    def watch(event: str, _: str) -> None:
-        if event == "create:done":
-            during.update(disk.crash_state(Fate.TEAR, random.Random(r)).peek(NAME) for r in range(20))
-            during.update(states(disk))
-
-    disk = SimDisk()
-    disk.observer = watch
-    on_disk(lambda disk: disk.create(NAME, 2 * PAGE), disk)
-    assert during == {None, b"", ZERO, ZERO + ZERO}
 
 
 def test_seal_in_flight_is_cut_or_not_and_covers_the_writes_before() -> None:
@@ -282,7 +249,7 @@ def test_a_failed_sync_is_final_and_the_data_was_never_durable(
     mode: Literal["drop", "keep", "zero"], seen: bytes
 ) -> None:
     async def body(disk: SimDisk) -> None:
-        await disk.create(NAME, PAGE)
+        await durable_zeros(disk, 1)
         await disk.write(NAME, 0, pages(1))
         disk.faults = FaultPlan(at=1, kind="sync")
         with pytest.raises(BackendError, match=NAME):
@@ -307,7 +274,7 @@ def test_every_operation_can_be_the_one_that_fails() -> None:
         await disk.delete("a")
 
     clean = on_disk(body)
-    assert clean.operations == 12
+    assert clean.operations == 13
     for when in ("before", "after"):
         for index in range(1, clean.operations + 1):
             disk = SimDisk(faults=FaultPlan(at=index, when=when, error=NoSpace))

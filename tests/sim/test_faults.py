@@ -62,15 +62,15 @@ async def works_on_or_has_failed(actor: Actor) -> None:
 
 def worlds_left(script: Script) -> list[tuple[World, Expected]]:
     found = [(script.world.kill(), script.expected(False))]
-    found += [(world, script.expected(True)) for world in script.world.power_cuts(2, random.Random(1))]
+    found += [(world, script.expected(True)) for world in script.world.power_cuts(2, random.Random(1))][1:]
     return found
 
 
-async def check_left(left: list[tuple[World, Expected]]) -> None:
+async def check_left(left: list[tuple[World, Expected]], orderly: bool) -> None:
     for number, (world, expected) in enumerate(left):
         for disk in world.disks:
             disk.faults = FaultPlan()
-        await recover(world, expected, orderly=number == 0)
+        await recover(world, expected, orderly=orderly and number == 0)
         world.close()
 
 
@@ -87,7 +87,7 @@ def test_an_error_at_every_operation_loses_nothing_that_was_flushed(workload: tu
             plan = FaultPlan(at, error=error, when=when)
             twin = Script(script.world.kill(), script.expected(False), script.counter)
             left = run_seeded(lambda: under_fault(twin, body, plan), at)  # noqa: B023
-            run_seeded(lambda: check_left(left), at)  # noqa: B023
+            run_seeded(lambda: check_left(left, at % 4 == 0), at)  # noqa: B023
             twin.world.close()
             runs += 1
             if not plan.fired:
@@ -118,5 +118,5 @@ def test_with_another_backend_the_volume_works_on() -> None:
                 plan = FaultPlan(at, kind, lasting=True)  # type: ignore[arg-type]
                 twin = Script(script.world.kill(), script.expected(False), script.counter)
                 run_seeded(lambda: body(twin, plan), at)  # noqa: B023
-                run_seeded(lambda: check_left(worlds_left(twin)), at)  # noqa: B023
+                run_seeded(lambda: check_left(worlds_left(twin), True), at)  # noqa: B023
                 fired = bool(plan.fired)

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 
 from sds.core.errors import Busy
 from sds.dataset.dataset import Dataset, Settings
+from sds.dataset.nodes import Nodes
+from sds.log.reader import FrameReader
+from sds.maintenance.sweep import sweep_family
+from sds.pool.rows import SnapshotRow
 from sds.volume.volume import Volume
 from tests.sim.oracle import BLOCK, ZERO, Intent, State, Tap, VolumeModel
 from tests.sim.world import QUIET, World
@@ -24,6 +28,7 @@ class Script:
     world: World
     models: dict[str, VolumeModel] = field(default_factory=dict)
     counter: int = 0
+    swept: int = 0
 
     def create(self, name: str, size_bytes: int = VOLUME_SIZE) -> VolumeModel:
         self.world.catalog.create_dataset(name, "volume", size_bytes)
@@ -125,6 +130,16 @@ class Actor:
             await self.checkpoint()
             await self.dataset.env.run_blocking(create)
 
+    async def sweep(self) -> None:
+        """P5: what is dead goes. Whether something was deleted that is not, the checks will tell."""
+        dataset = self.dataset
+        reader = FrameReader(dataset.pool, dataset.env, {})
+        try:
+            swept = await sweep_family(dataset.pool, dataset.row.family, Nodes(reader, None), dataset.env)
+            self.script.swept += swept.segments
+        finally:
+            reader.close()
+
     async def read_all(self) -> State:
         return await read_state(self.volume)
 
@@ -132,7 +147,7 @@ class Actor:
         """The open volume shows exactly what the model has."""
         assert await self.read_all() == self.model.now, f"{self.model.name} reads wrong"
 
-    def _snapshot_row(self, name: str):  # noqa: ANN202
+    def _snapshot_row(self, name: str) -> SnapshotRow:
         return self.script.world.catalog.snapshot(self.dataset.row.id, name)
 
 

@@ -20,10 +20,12 @@ import trio
 from sds.dataset.dataset import Dataset, Settings, open_dataset
 from sds.log.env import Env
 from sds.log.stage import MemoryStage, Stage
+from sds.pool.backup import PREFIX, prune
 from sds.pool.catalog import Catalog
 from sds.pool.home import Home
 from sds.pool.pool import Pool
 from sds.pool.rows import PoolRow
+from sds.pool.state import state_generation
 from tests.sim.disk import SimDisk, SyncFailure
 
 T = TypeVar("T")
@@ -46,6 +48,18 @@ class Shape:
     capacity_bytes: int | None = None
     latency: int = 1
     sync_failure: SyncFailure = "drop"
+
+
+class SimPool(Pool):
+    """Backs up without a thread."""
+
+    async def backup(self) -> int:
+        data = self.catalog.export_state()
+        generation = state_generation(data)
+        for backend in self.backends.values():
+            await backend.put(f"{PREFIX}{generation:016x}", data)
+            await prune(backend)
+        return generation
 
 
 class World:
@@ -83,7 +97,7 @@ class World:
         rows = self.catalog.backends()
         backends = {row.id: disk for at, (row, disk) in enumerate(zip(rows, self.disks, strict=True)) if at not in without}
         missing = {row.id: "unplugged" for at, row in enumerate(rows) if at in without}
-        return Pool(NOWHERE, self.catalog.pool(), self.catalog, dict(backends), missing)
+        return SimPool(NOWHERE, self.catalog.pool(), self.catalog, dict(backends), missing)
 
     def env(self) -> Env:
         return Env(self._run_blocking, self._open_stage)
