@@ -51,6 +51,7 @@ class DirectoryFiles:
         self._writing: dict[str, WriteFile] = {}
         self._final: dict[str, str] = {}
         self._temporary_count = 0
+        self._failed_directories: set[str] = set()
         self._spares = Spares(self._root)
 
     def create(self, name: str, size_bytes: int) -> None:
@@ -80,11 +81,19 @@ class DirectoryFiles:
 
     def _sync(self, name: str, file: WriteFile) -> None:
         """D1: with the first sync of a file its name becomes durable, too."""
-        file.sync()
-        if not file.name_is_durable:
-            with self._parent(name) as (parent, _):
+        file.sync(lambda: self._sync_parent(name))
+
+    def _sync_parent(self, name: str) -> None:
+        """A directory that failed once is final, too: the kernel tells of an error only once."""
+        path = name.rpartition("/")[0]
+        if path in self._failed_directories:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        with self._parent(name) as (parent, _):
+            try:
                 os.fsync(parent)
-            file.name_is_durable = True
+            except OSError:
+                self._failed_directories.add(path)
+                raise
 
     def seal(self, name: str, size_bytes: int) -> None:
         with self._errors(name), self._write_file(name) as file:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 import threading
+from collections.abc import Callable
 
 _WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -19,7 +20,7 @@ class WriteFile:
     def __init__(self, fd: int, size_bytes: int) -> None:
         self.size_bytes = size_bytes
         self.users = 0
-        self.name_is_durable = False
+        self._name_is_durable = False
         self.retired = False
         self._fd = fd
         self._turn = threading.Lock()
@@ -46,11 +47,15 @@ class WriteFile:
             self._failed = True
             raise
 
-    def sync(self) -> None:
+    def sync(self, make_name_durable: Callable[[], None] | None = None) -> None:
+        """The content; with the first sync that is given a way to do it, the name, too (W2 goes for both)."""
         with self._turn:
             self._check()
             try:
                 os.fdatasync(self._fd)
+                if make_name_durable is not None and not self._name_is_durable:
+                    make_name_durable()
+                    self._name_is_durable = True
             except OSError:
                 self._failed = True
                 raise

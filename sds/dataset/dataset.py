@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from sds.core.errors import BadInput, Exists, Failed, SdsError
+from sds.core.errors import BadInput, Failed, SdsError
 from sds.core.frame import HEADER_SIZE, RAW, TXN
 from sds.core.planner import checkpoint_interval_bytes
 from sds.core.txn import Operation, Resize, Rollback, Snapshot, Unmap, encode_txn
@@ -76,6 +76,7 @@ class Dataset:
         self._stage = stage
         self._rolling_back = trio.Lock()
         self._merge_wanted = trio.Event()
+        self._snapshot_ids: list[int] = []
         self._closing = False
         self._maintained = trio.Event()
 
@@ -105,12 +106,11 @@ class Dataset:
         return self.map.root
 
     async def snapshot(self, name: str) -> SnapshotRow:
-        """D3. Exists, NoSpace, Failed."""
+        """D3. Exists, NoSpace, Failed. A record in the log whose row was refused means nothing."""
         catalog = self.pool.catalog
-        rows = await self.env.run_blocking(catalog.snapshots, self.row.id)
-        if any(row.name == name for row in rows):
-            raise Exists(f"a snapshot @{name} exists already: choose another name")
-        snapshot_id = await self.env.run_blocking(catalog.reserve_snapshot_id)
+        if not self._snapshot_ids:
+            await self._reserve_snapshot_id()
+        snapshot_id = self._snapshot_ids.pop()
         await self.checkpointer.wait_turn()
         operation = Snapshot(snapshot_id, name)
         await self._wait_txn_room(operation)
@@ -127,6 +127,10 @@ class Dataset:
             layer.ready.set()
         self._merge_wanted.set()
         return row
+
+    async def _reserve_snapshot_id(self) -> None:
+        """Ahead of time: a snapshot has one transaction less to wait for."""
+        self._snapshot_ids.append(await self.env.run_blocking(self.pool.catalog.reserve_snapshot_id))
 
     async def rollback(self, snapshot: SnapshotRow) -> None:
         """The head becomes what the snapshot is; published on return."""
@@ -241,6 +245,8 @@ class Dataset:
             try:
                 if self.map.frozen:
                     await self.checkpointer.merge(self.map.frozen[-1])
+                if not self._snapshot_ids:
+                    await self._reserve_snapshot_id()
                 if self._checkpoint_is_due(age_s):
                     await self.checkpoint()
                     age_s = 0.0

@@ -116,8 +116,8 @@ class _TailReader:
         sources = await self._sources(row)
         if not sources and not self._ended and not self._is_within_reach(row):
             raise BackendError(
-                f"{self._dataset.name}: its log goes on in segment {row.id:#x} on backends {row.copies}, which are missing:"
-                " bring one of them back"
+                f"{self._dataset.name}: its log goes on in segment {row.id:#x} on backends {row.copies}, "
+                "which are missing: bring one of them back"
             )
         parsed = [parse(source.data, row.id, self._key, self._start, self.tail.sequence) for source in sources]
         if self._ended or not parsed:

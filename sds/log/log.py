@@ -24,7 +24,7 @@ from sds.core.frame import HEADER_SIZE, Buffer, pool_key
 from sds.core.names import segment_name
 from sds.log.copies import Copies
 from sds.log.env import Env
-from sds.log.open_segment import DRAIN_STEP, PAGE, OpenSegment
+from sds.log.open_segment import PAGE, OpenSegment
 from sds.log.stage import Stage
 from sds.pool.pool import Pool
 from sds.pool.rows import SegmentRow
@@ -177,7 +177,7 @@ class Log:
         """Bring one segment to its copies, step by step, until all of it is durable."""
         while not segment.complete:
             target, sync = self._drain_target(segment)
-            if target - segment.written < (0 if sync else DRAIN_STEP):
+            if target - segment.written < (0 if sync else segment.drain_step):
                 segment.wake = trio.Event()
                 await segment.wake.wait()
                 continue

@@ -26,15 +26,15 @@ from sds.core.segment import (
 
 PAGE: Final = 4096
 DRAIN_STEP: Final = 1 << 20
-"""Staged bytes that are worth a write to the backends."""
+"""Staged bytes that are worth a write to the backends; less in a small segment."""
 FULL_PART: Final = 128
 """A segment that is full but for this part of it is filled up: cheaper than to cut its files."""
 
 
 class OpenSegment:
     __slots__ = (
-        "base", "complete", "copies", "data_limit", "dataset", "epoch", "id", "key", "last_sequence", "limit",
-        "name", "next_wake", "offsets", "sealed", "slot", "synced_sequence", "tail", "view", "wake", "written",
+        "base", "complete", "copies", "data_limit", "dataset", "drain_step", "epoch", "id", "key", "last_sequence",
+        "limit", "name", "next_wake", "offsets", "sealed", "slot", "synced_sequence", "tail", "view", "wake", "written",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +62,8 @@ class OpenSegment:
         self.complete = False
         self.last_sequence = 0
         self.synced_sequence = 0
-        self.next_wake = DRAIN_STEP
+        self.drain_step = min(DRAIN_STEP, len(view) // 8)
+        self.next_wake = self.drain_step
         self.wake = trio.Event()
 
     def begin(self, pool: bytes, previous: int, first_sequence: int) -> None:
@@ -104,7 +105,7 @@ class OpenSegment:
         self.last_sequence = sequence
         self.tail = tail = (end + 63) & -64
         if tail >= self.next_wake:
-            self.next_wake = tail + DRAIN_STEP
+            self.next_wake = tail + self.drain_step
             self.wake.set()
         return address
 

@@ -1,5 +1,7 @@
 """A home with one pool over two directories, with small segments."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,19 @@ def build(root: Path) -> Command:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Command:
+def cli(tmp_path: Path) -> Iterator[Command]:
     """With a pool `tank` over tmp_path/a and tmp_path/b."""
-    return build(tmp_path)
+    command = build(tmp_path)
+    with no_stage_left(command):
+        yield command
+
+
+@contextmanager
+def no_stage_left(command: Command) -> Iterator[None]:
+    """What killed or failed workers of the pool left in memory goes with the test."""
+    uuid = command.json("pool", "status", "tank")["uuid"]
+    try:
+        yield
+    finally:
+        for stage in Path("/dev/shm").glob(f"sds-{uuid}-*.stage"):
+            stage.unlink()

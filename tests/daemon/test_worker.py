@@ -15,7 +15,7 @@ from sds.nbd import wire
 from sds.pool.home import Home
 from sds.pool.lease import holders
 from tests.cli.command import Command
-from tests.cli.conftest import build
+from tests.cli.conftest import build, no_stage_left
 from tests.nbd.client import Client
 from tools.sds import Sds
 
@@ -42,10 +42,11 @@ class Process:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Command:
+def cli(tmp_path: Path) -> Iterator[Command]:
     command = build(tmp_path)
     command("volume", "create", "tank/vm", "64M")
-    return command
+    with no_stage_left(command):
+        yield command
 
 
 @pytest.fixture

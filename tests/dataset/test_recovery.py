@@ -36,7 +36,7 @@ def killed(shape: Shape) -> Script:
 
 
 def test_recovery_leaves_pages_that_were_flushed_alone() -> None:
-    """The power fails while recovery writes: sectors in flight may be garbage, so none of them may have been flushed."""
+    """The power fails while recovery writes: sectors in flight may be garbage, so none may have been flushed."""
     script = killed(Shape(latency=2))
     world = script.world.kill()
     cuts: list[World] = []

@@ -49,7 +49,8 @@ def match_state(model: VolumeModel, found: State) -> None:
 def explain(model: VolumeModel, found: State) -> str:
     lines = [f"{model.name}: no state from {model.acknowledged} on is this one; size {found.size_bytes}"]
     for sequence, state in model.states:
-        wrong = sorted(b for b in state.blocks.keys() | found.blocks.keys() if state.blocks.get(b) != found.blocks.get(b))
+        both = state.blocks.keys() | found.blocks.keys()
+        wrong = sorted(block for block in both if state.blocks.get(block) != found.blocks.get(block))
         lines.append(f"  state {sequence}: size {state.size_bytes}, differs in blocks {wrong[:20]}")
     return "\n".join(lines)
 
@@ -154,4 +155,5 @@ def check_block(files: dict[int, dict[int, bytes]], address: int, inode: int, bl
 def orphans(world: World) -> list[str]:
     """Files without a row: garbage that a crash left."""
     names = {segment_name(row.dataset, row.id, row.epoch) for row in world.catalog.all_segments()}
-    return [f"{d.url}/{name}" for d in world.disks for name in d._names if name not in names and name.startswith(SEGMENT_PREFIX)]
+    there = [(disk.url, name) for disk in world.disks for name in disk._names if name.startswith(SEGMENT_PREFIX)]
+    return [f"{url}/{name}" for url, name in there if name not in names]

@@ -166,7 +166,7 @@ class Tap:
             case Resize(size_bytes):
                 state = state.resized(size_bytes)
             case Snapshot(_, name):
-                model.snapshots[name] = SnapshotModel(state, sequence)
+                model.snapshots.setdefault(name, SnapshotModel(state, sequence))  # a name that is taken is refused
             case Rollback():
                 state = model.snapshots[intent.snapshot].state
             case _:

@@ -135,15 +135,15 @@ class Swarm:
             at = rng.choice(spots) * BLOCK
             kind = rng.random()
             if kind < 0.45:
-                await self.attempt(lambda at=at: actor.write(at, BLOCK))
+                await self.attempt(actor.write, at, BLOCK)
             elif kind < 0.6:
                 start, length = rng.randint(0, BLOCK - 2), rng.randint(1, BLOCK)
                 length = min(length, BLOCK - start)
-                await self.attempt(lambda at=at, s=start, n=length: actor.write(at + s, max(n, 1)))
+                await self.attempt(actor.write, at + start, length)
             elif kind < 0.7:
-                await self.attempt(lambda at=at: actor.zero(at, BLOCK, rng.random() < 0.5))
+                await self.attempt(actor.zero, at, BLOCK, rng.random() < 0.5)
             elif kind < 0.8:
-                await self.attempt(lambda at=at: actor.trim(at, BLOCK))
+                await self.attempt(actor.trim, at, BLOCK)
             else:
                 await self.attempt(actor.flush)
             await self.rest()
@@ -156,30 +156,30 @@ class Swarm:
             name = rng.choice(snapshots) if snapshots else ""
             if kind < 3 or not snapshots:
                 new = f"s{self.script.counter}-{number}"
-                await self.attempt(lambda new=new: actor.snapshot(new))
+                await self.attempt(actor.snapshot, new)
             elif kind == 3:
-                await self.attempt(lambda name=name: actor.rollback(name))
+                await self.attempt(actor.rollback, name)
             elif kind == 4:
-                await self.attempt(lambda name=name: actor.destroy(name))
+                await self.attempt(actor.destroy, name)
             elif kind == 5 and len(self.script.models) < 3:
                 new = f"c{self.script.counter}-{number}"
-                await self.attempt(lambda name=name, new=new: actor.clone(name, new))
+                await self.attempt(actor.clone, name, new)
             elif kind == 6:
                 await self.attempt(actor.checkpoint)
             elif kind == 7:
-                await self.attempt(lambda: actor.trim(0, VOLUME_SIZE // 2))
+                await self.attempt(actor.trim, 0, VOLUME_SIZE // 2)
             elif kind > 9:
                 await self.attempt(actor.sweep)
             elif kind == 8:
-                await self.attempt(lambda: actor.write(100 * BLOCK, 40 * BLOCK))
+                await self.attempt(actor.write, 100 * BLOCK, 40 * BLOCK)
             else:
                 size = rng.choice((VOLUME_SIZE // 2, VOLUME_SIZE, VOLUME_SIZE * 2))
-                await self.attempt(lambda size=size: actor.resize(size))
+                await self.attempt(actor.resize, size)
             await self.rest()
 
-    async def attempt(self, operation: Callable[[], Awaitable[None]]) -> None:
+    async def attempt(self, operation: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
-            await operation()
+            await operation(*args)
         except SdsError:
             self.result.refused += 1
 

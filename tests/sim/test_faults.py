@@ -115,7 +115,7 @@ def test_with_another_backend_the_volume_works_on() -> None:
             at, fired = 0, True
             while fired:
                 at += 1
-                plan = FaultPlan(at, kind, lasting=True)  # type: ignore[arg-type]
+                plan = FaultPlan(at, kind, lasting=True)
                 twin = Script(script.world.kill(), script.expected(False), script.counter)
                 run_seeded(lambda: body(twin, plan), at)  # noqa: B023
                 run_seeded(lambda: check_left(worlds_left(twin), True), at)  # noqa: B023

@@ -33,8 +33,9 @@ SEGMENT_SIZE = 64 << 10
 NOWHERE = Home(Path("/nonexistent"))
 UUID = bytes(range(100, 116))
 QUIET = Settings(
-    stage_slots=4, flush_delay_s=1e9, checkpoint_delay_s=1e9, checkpoint_bytes=1 << 40, idle_delay_s=1e9, map_pages_max=64
-)
+    stage_slots=4, flush_delay_s=1e9, checkpoint_delay_s=1e9, checkpoint_bytes=1 << 40, idle_delay_s=1e9,
+    map_pages_max=64,
+)  # fmt: skip
 """Nothing happens in the background by time."""
 
 
@@ -95,7 +96,7 @@ class World:
     def pool(self, without: frozenset[int] = frozenset()) -> Pool:
         """`without`: numbers of disks that cannot be reached."""
         rows = self.catalog.backends()
-        backends = {row.id: disk for at, (row, disk) in enumerate(zip(rows, self.disks, strict=True)) if at not in without}
+        backends = {row.id: self.disks[at] for at, row in enumerate(rows) if at not in without}
         missing = {row.id: "unplugged" for at, row in enumerate(rows) if at in without}
         return SimPool(NOWHERE, self.catalog.pool(), self.catalog, dict(backends), missing)
 
