@@ -15,13 +15,14 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, NoReturn, Self
 
 from tools.sds import Sds
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.005
+SETTLE_S = 0.1
 
 
 class ServerFailed(Exception):
@@ -65,10 +66,18 @@ class Server:
             )
         while not self._accepts():
             if self._process.poll() is not None or time.monotonic() - begin_s > START_TIMEOUT_S:
-                self.kill()
-                raise ServerFailed(f"{self.label} did not start: {self.log_tail()}")
+                self._give_up()
             time.sleep(POLL_S)
-        return time.monotonic() - begin_s
+        taken_s = time.monotonic() - begin_s
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # Some listen first and look at their image then: one that ends at once has not started.
+            self._process.wait(SETTLE_S)
+            self._give_up()
+        return taken_s
+
+    def _give_up(self) -> NoReturn:
+        self.kill()
+        raise ServerFailed(f"{self.label} did not start: {self.log_tail()}")
 
     def _accepts(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
