@@ -52,9 +52,10 @@ class Checkpointer:
 
     def freeze(self, snapshot_id: int | None = None) -> Layer:
         """C1. Then `merge`. The layer of a snapshot waits until its `ready` is set."""
+        position = self._log.position  # raises if the log has failed: before anything has changed
         layer = self._map.freeze()
         layer.sequence = self._log.sequence
-        layer.segment, layer.offset = self._log.position
+        layer.segment, layer.offset = position
         layer.size_bytes = self.size_bytes
         layer.snapshot_id = snapshot_id
         if snapshot_id is None:

@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from sds.core.errors import BadInput, Failed, SdsError
+from sds.core.errors import BadInput, Failed, Fenced, SdsError
 from sds.core.frame import HEADER_SIZE, RAW, TXN
 from sds.core.planner import checkpoint_interval_bytes
 from sds.core.txn import Operation, Resize, Rollback, Snapshot, Unmap, encode_txn
@@ -254,6 +254,8 @@ class Dataset:
                     flush_age_s = 0.0
                 elif flush_age_s >= self.settings.flush_delay_s:
                     await self.flush()
+            except Fenced as error:  # P7: from now on nothing may be acknowledged
+                self.log.fail(error)
             except SdsError as error:
                 _log.error("%s: background work failed: %s", self.row.name, error)
                 age_s = 0.0

@@ -87,7 +87,7 @@ async def read_tail(pool: Pool, dataset: DatasetRow, stage: Stage, env: Env) -> 
     rows = await env.run_blocking(pool.catalog.segments, dataset.id, ref.segment)
     if not rows or rows[0].id != ref.segment:
         raise Corrupt(f"the log of {dataset.name} is lost: segment {ref.segment:#x} is not in the catalog")
-    reader = _TailReader(pool, dataset, ref, stage)
+    reader = _TailReader(pool, dataset, ref, stage, env)
     for row in rows:
         if row.epoch == rows[0].epoch:
             await reader.read(row)
@@ -97,8 +97,9 @@ async def read_tail(pool: Pool, dataset: DatasetRow, stage: Stage, env: Env) -> 
 
 
 class _TailReader:
-    def __init__(self, pool: Pool, dataset: DatasetRow, ref: CheckpointRef, stage: Stage) -> None:
+    def __init__(self, pool: Pool, dataset: DatasetRow, ref: CheckpointRef, stage: Stage, env: Env) -> None:
         self._pool = pool
+        self._env = env
         self._dataset = dataset
         self._ref = ref
         self._key = pool_key(pool.uuid)
@@ -176,7 +177,7 @@ class _TailReader:
         head, view = self._survivors.get(row.id, (None, memoryview(b"")))
         if head is not None and self._is_of(head, row):
             return [Source(view, 0)]
-        sources, foreign = [], ""
+        sources, swapped = [], ""
         for copy in row.copies:
             backend = self._pool.backends.get(copy)
             data = await read_file(backend, row) if backend is not None else None
@@ -184,17 +185,25 @@ class _TailReader:
                 head = decode_head(data)
                 if head is None or self._is_of(head, row):  # frames prove by themselves where they belong
                     sources.append(Source(data, copy))
-                else:
-                    foreign = f"backend {copy} has segment {head.segment:#x} in the place of {row.id:#x}"
-        if foreign and not sources:
-            raise Corrupt(f"{self._dataset.name}: {foreign}: put the right file back, or restore from a copy")
+                elif await self._is_at_home(head, copy):
+                    swapped = f"backend {copy} has segment {head.segment:#x} in the place of {row.id:#x}"
+        if swapped and not sources:
+            raise Corrupt(f"{self._dataset.name}: {swapped}: put the right file back, or restore from a copy")
         return sources
+
+    async def _is_at_home(self, head: SegmentHead, copy: int) -> bool:
+        """Has this segment a file on this backend? If not, its head is what a deleted file left in room used again."""
+        try:
+            row = await self._env.run_blocking(self._pool.catalog.segment, head.segment)
+        except Missing:
+            return False
+        return head.pool == self._pool.uuid and copy in row.copies
 
     def _is_within_reach(self, row: SegmentRow) -> bool:
         return any(copy in self._pool.backends for copy in row.copies)
 
     def _is_of(self, head: SegmentHead, row: SegmentRow) -> bool:
-        """Never anything else under this name, but after damage."""
+        """Else the file was never written, in room used again, or it is damaged."""
         wanted = (self._pool.uuid, row.id, row.dataset, row.epoch)
         return (head.pool, head.segment, head.dataset, head.epoch) == wanted
 

@@ -57,6 +57,7 @@ class Log:
         self._urgent_waiters = 0
         self._sync_requested = 0
         self._closing = False
+        self._stopped = False
         self._changed = trio.Event()
         self._prepare = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -119,13 +120,16 @@ class Log:
             self._urgent_waiters -= metadata
 
     def check(self) -> None:
-        """Raise if the log has failed (L7)."""
+        """Raise if the log has failed (L7), or was stopped."""
         if self.failed is not None:
             raise Failed(str(self.failed))
+        if self._stopped:
+            raise Failed("the dataset was closed meanwhile: open it again")
 
     @property
     def position(self) -> tuple[int, int]:
-        """(segment, offset) where the next frame will be, if it fits there: where a replay from now on begins."""
+        """(segment, offset) where the next frame will be, if it fits there: where a replay from now on begins. L7."""
+        self.check()
         assert self._open is not None
         return self._open.id, self._open.tail
 
@@ -221,11 +225,15 @@ class Log:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Prepare segments and drain them until `close`. Raises NoSpace if not even the first one can be had."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            self._begin((await self._create(self._take_slots(1), reserved=True))[0])
-            task_status.started()
-            await self._guard(self._keep_ready)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._begin((await self._create(self._take_slots(1), reserved=True))[0])
+                task_status.started()
+                await self._guard(self._keep_ready)
+        finally:
+            self._stopped = True
+            self._open = None
 
     async def _keep_ready(self) -> None:
         """Have segments at hand: ordinary ones while there is space, one from the reserve when metadata waits."""
@@ -331,8 +339,9 @@ class Log:
             await self._copies.discard(row.copies, segment_name(row.dataset, row.id, row.epoch))
 
     def stop(self) -> None:
-        """End `run` at once. What was not flushed stays in the stage."""
-        self._closing = True
+        """End `run` at once. What was not flushed stays in the stage. Nothing is appended any more."""
+        self._closing = self._stopped = True
+        self._open = None
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
@@ -348,8 +357,13 @@ class Log:
         try:
             await function(*args)
         except SdsError as error:
+            self.fail(error)
+
+    def fail(self, error: SdsError) -> None:
+        """L7. The first error counts."""
+        if self.failed is None:
             self.failed = error if isinstance(error, Failed) else Failed(str(error))
-            self._notify()
+        self._notify()
 
     def _notify(self) -> None:
         self._changed.set()

@@ -83,7 +83,7 @@ def test_a_foreign_segment_in_the_place_of_a_log_segment_is_an_error() -> None:
     files = world.disks[0]._names
     rows = world.catalog.all_segments()
     for row in rows[1:]:
-        head = SegmentHead(row.size_bytes, UUID, row.id + 100, row.dataset, row.epoch, 0, 1)
+        head = SegmentHead(row.size_bytes, UUID, rows[0].id, row.dataset, row.epoch, 0, 1)
         name = segment_name(row.dataset, row.id, row.epoch)
         files[name].live.write([(0, encode_head(head).ljust(BLOCK, b"\0"))])
     ref = world.catalog.dataset("v").checkpoint
@@ -94,6 +94,23 @@ def test_a_foreign_segment_in_the_place_of_a_log_segment_is_an_error() -> None:
             pass
 
     with pytest.raises(Corrupt, match="segment"):
+        run_seeded(body, 1)
+    assert world.catalog.all_segments() == rows
+
+
+def test_a_log_whose_segment_is_gone_is_an_error_even_with_nothing_in_the_tree() -> None:
+    """The checkpoint that the catalog knows must be found: its absence is the only proof there is."""
+    script = killed(Shape())
+    world = World(Shape(), [script.world.disks[0].kill_state()], script.world.kill().catalog, {})
+    rows = world.catalog.all_segments()
+    for row in rows:
+        world.disks[0]._names.pop(segment_name(row.dataset, row.id, row.epoch), None)
+
+    async def body() -> None:
+        async with world.open("v"):
+            pass
+
+    with pytest.raises(Corrupt, match="checkpoint"):
         run_seeded(body, 1)
     assert world.catalog.all_segments() == rows
 

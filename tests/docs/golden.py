@@ -1,0 +1,136 @@
+"""The worked examples of docs/format.md: the values that it states, encoded by the code.
+
+`python -m tests.docs.golden` prints every block as the document has to show it.
+"""
+
+from array import array
+from collections.abc import Iterator
+
+from sds.core.address import pack_address
+from sds.core.checkpoint_record import CheckpointRecord, Kind, SnapshotRecord, encode_checkpoint
+from sds.core.frame import BLOCKS, DATA, HEADER_SIZE, RAW, TXN, ZERO, pool_key
+from sds.core.keys import map_key
+from sds.core.names import segment_name
+from sds.core.node import Node, encode_node
+from sds.core.page import PAGE_BLOCKS, encode_page, inline_value, new_page, outside_value
+from sds.core.segment import HEAD_SIZE, TRAILER_SIZE
+from sds.core.txn import Delete, DeleteRange, Operation, Put, Resize, Rollback, Snapshot, Unmap, encode_txn
+from sds.log.open_segment import OpenSegment
+from sds.log.stage import FileStage
+from sds.pool.label import Label, encode_label
+
+POOL = bytes(range(16))
+SEGMENT_SIZE = 64 << 10
+SEGMENT, DATASET, EPOCH, FIRST_SEQUENCE = 7, 1, 2, 100
+BOOT_ID = "01234567-89ab-cdef-0123-456789abcdef"
+LINE_BYTES = 32
+
+OPERATIONS: tuple[tuple[str, Operation], ...] = (
+    ("unmap", Unmap(1, 8, 16)),
+    ("resize", Resize(1 << 30)),
+    ("snapshot", Snapshot(3, "daily")),
+    ("rollback", Rollback(3, pack_address(SEGMENT, 128), 1 << 30)),
+    ("put", Put(b"key", b"value")),
+    ("delete", Delete(b"key")),
+    ("delete-range", DeleteRange(b"a", b"b")),
+)
+RECORD = CheckpointRecord(
+    dataset_id=1, kind=Kind.VOLUME, name="vm", root=pack_address(SEGMENT, 128), sequence=99, size_bytes=1 << 30,
+    replay_segment=SEGMENT, replay_offset=4096, mapped_blocks=5,
+    snapshots=(SnapshotRecord(3, "daily", pack_address(5, 64), 42, 1 << 30, 1_700_000_000 * 10**9),),
+)  # fmt: skip
+LEAF = Node(0, [map_key(1, 0), map_key(1, 5)], [b"\0\1", b"\0\2\3"])
+INNER = Node(1, [map_key(1, 0), map_key(1, 900)], children=[pack_address(7, 128), pack_address(7, 4096)])
+LABEL = Label(POOL.hex(), "tank", bytes(range(16, 32)).hex(), 1_700_000_000)
+
+
+def example_segment() -> OpenSegment:
+    """Three operations, a flush (PAD), SEAL and trailer, in a segment of the smallest size."""
+    view = memoryview(bytearray(SEGMENT_SIZE))
+    segment = OpenSegment(
+        id=SEGMENT, dataset=DATASET, epoch=EPOCH, key=pool_key(POOL), slot=0, view=view, copies=(1,), reserved=False
+    )
+    segment.begin(POOL, 0, FIRST_SEQUENCE)
+    resize = encode_txn([Resize(1 << 30)])
+    segment.append(TXN, RAW, 0, 0, resize, len(resize), 0, 0, 100, 99)
+    segment.append(DATA, ZERO, 0, 2, b"", 8192, 1, 16, 101, 99)
+    segment.append(DATA, BLOCKS, 0, 2, b"\x01" * 4096 + b"\x02" * 4096, 8192, 1, 0, 102, 99)
+    segment.pad(103, 99)
+    segment.seal(104, 103)
+    return segment
+
+
+def runs_page() -> "array[int]":
+    page = new_page()
+    page[0:3] = array("Q", [pack_address(7, 128) + block for block in range(3)])
+    page[100] = pack_address(9, 4096)
+    return page
+
+
+def bitmap_page() -> "array[int]":
+    page = new_page()
+    for number in range(8):
+        page[16 * number] = pack_address(0x0102, 4160 * (number + 1))
+    return page
+
+
+def planes_page() -> "array[int]":
+    """Every entry mapped, only the lowest byte varies."""
+    return array("Q", [pack_address(0x0102, 1 << 14) + PAGE_BLOCKS - 1 - entry for entry in range(PAGE_BLOCKS)])
+
+
+def stage_header(stage: FileStage) -> bytes:
+    return stage.path.read_bytes()[:92]
+
+
+def examples(stage: FileStage) -> Iterator[tuple[str, bytes]]:
+    """Name of the block in the document, and its bytes. `stage`: for POOL and DATASET, 4 slots of SEGMENT_SIZE."""
+    yield "address", pack_address(SEGMENT, 128, 3).to_bytes(8, "little")
+    segment = example_segment()
+    view, (txn, zero, blocks, pad, seal) = bytes(segment.view), segment.offsets
+    yield "segment-head", view[:HEAD_SIZE]
+    yield "frame-txn", view[txn:zero]
+    yield "frame-zero", view[zero:blocks]
+    yield "frame-blocks", view[blocks : blocks + HEADER_SIZE + 16]
+    yield "frame-pad", view[pad : pad + HEADER_SIZE]
+    yield "frame-seal", view[seal : seal + HEADER_SIZE]
+    yield "segment-trailer", view[segment.tail - TRAILER_SIZE : segment.tail]
+    for name, operation in OPERATIONS:
+        yield f"txn-{name}", encode_txn([operation])
+    yield "checkpoint", encode_checkpoint(RECORD)
+    yield "key-map", map_key(1, 5)
+    yield "node-leaf", encode_node(LEAF)
+    yield "node-inner", encode_node(INNER)
+    yield "page-runs", encode_page(runs_page())
+    yield "page-bitmap", encode_page(bitmap_page())
+    yield "page-planes", encode_page(planes_page())
+    yield "value-inline", inline_value(encode_page(runs_page()))
+    yield "value-outside", outside_value(pack_address(7, 8192), 100)
+    yield "stage-header", stage_header(stage)
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    yield "segment-name", segment_name(DATASET, SEGMENT, EPOCH)
+    yield "label", encode_label(LABEL).decode().rstrip("\n")
+
+
+def shown(data: bytes) -> str:
+    """Lines of hex as the document shows them."""
+    return "\n".join(data[at : at + LINE_BYTES].hex() for at in range(0, len(data), LINE_BYTES))
+
+
+def main() -> None:
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as directory:
+        stage = FileStage(Path(directory) / "stage", POOL, DATASET, 4, SEGMENT_SIZE, BOOT_ID)
+        for name, data in examples(stage):
+            print(f"```golden {name}\n{shown(data)}\n```\n")
+        stage.close()
+    for name, text in texts():
+        print(f"```golden-text {name}\n{text}\n```\n")
+
+
+if __name__ == "__main__":
+    main()

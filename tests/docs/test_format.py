@@ -1,0 +1,193 @@
+"""docs/format.md and the code say the same: examples, layouts, numbers, columns, limits."""
+
+import importlib
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lz4.block
+import pytest
+
+from sds.core import frame, keys, names, page, txn
+from sds.core.address import block_of, offset_of, pack_address, segment_of
+from sds.core.checkpoint_record import decode_checkpoint
+from sds.core.frame import HEADER_SIZE, frame_is_valid, pool_key
+from sds.core.node import decode_node
+from sds.core.page import decode_page, decode_value
+from sds.core.segment import SegmentHead, SegmentTrailer, decode_head, decode_trailer
+from sds.core.txn import decode_txn
+from sds.log.codec import decompress
+from sds.log.stage import FileStage
+from sds.pool.label import decode_label
+from sds.pool.schema import metadata
+from sds.pool.state import TABLES
+from tests.docs import golden
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs/format.md").read_text()
+LAYOUTS = ("HEAD", "TRAILER", "HEADER", "_HEAD", "_SNAPSHOT")
+SIZES = {"B": 1, "H": 2, "I": 4, "Q": 8}
+
+
+def blocks(kind: str) -> dict[str, str]:
+    found = re.findall(rf"^```{kind} (\S+)\n(.*?)\n```$", TEXT, re.MULTILINE | re.DOTALL)
+    assert len({name for name, _ in found}) == len(found), "a block is there twice"
+    return dict(found)
+
+
+GOLDEN = {name: bytes.fromhex(text) for name, text in blocks("golden").items()}
+
+
+def rows(header: str, text: str = TEXT) -> list[list[str]]:
+    """The rows of the one table with this header."""
+    _, found, rest = text.partition(f"\n| {header} |\n")
+    assert found, f"no table | {header} |"
+    lines = rest.splitlines()[1:]
+    end = next((at for at, line in enumerate(lines) if not line.startswith("|")), len(lines))
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines[:end]]
+
+
+def named(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def field_sizes(layout: struct.Struct) -> Iterator[int]:
+    for count, code in re.findall(r"(\d*)([A-Za-z])", layout.format):
+        if code == "s":
+            yield int(count)
+        else:
+            yield from [SIZES[code]] * int(count or 1)
+
+
+def layout_tables() -> dict[str, list[list[str]]]:
+    parts = re.split(r"Layout of\s+`(\S+)`:\n", TEXT)
+    header = "off | size | field | meaning"
+    return {path: rows(header, text) for path, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[FileStage]:
+    stage = FileStage(tmp_path / "stage", golden.POOL, golden.DATASET, 4, golden.SEGMENT_SIZE, golden.BOOT_ID)
+    yield stage
+    stage.close()
+
+
+def test_every_example_is_what_the_code_writes(stage: FileStage) -> None:
+    written = dict(golden.examples(stage))
+    assert set(GOLDEN) == set(written)
+    for name, data in written.items():
+        assert GOLDEN[name] == data, f"docs/format.md must show for {name}:\n{golden.shown(data)}"
+    assert blocks("golden-text") == dict(golden.texts())
+
+
+def test_the_code_reads_every_example_of_a_segment() -> None:
+    head = SegmentHead(golden.SEGMENT_SIZE, golden.POOL, golden.SEGMENT, golden.DATASET, golden.EPOCH, 0, 100)
+    assert decode_head(GOLDEN["segment-head"]) == head
+    assert decode_trailer(GOLDEN["segment-trailer"]) == SegmentTrailer(golden.SEGMENT, 12288, 104)
+    address = int.from_bytes(GOLDEN["address"], "little")
+    assert (segment_of(address), offset_of(address), block_of(address)) == (golden.SEGMENT, 128, 3)
+    # The headers that the document shows, put back where it says they were, with the payloads that it describes.
+    data = bytearray(16384)
+    payloads = {8640: bytes(3584), 320: GOLDEN["frame-blocks"][HEADER_SIZE:] + b"\x01" * 4096 + b"\x02" * 4096}
+    places = {128: "txn", 256: "zero", 320: "blocks", 8640: "pad", 12288: "seal"}
+    payloads[12288] = b"".join(GOLDEN[f"frame-{name}"][:HEADER_SIZE] for name in list(places.values())[:4])
+    for sequence, (offset, name) in enumerate(places.items(), 100):
+        shown = GOLDEN[f"frame-{name}"]
+        data[offset : offset + len(shown)] = shown
+        if offset in payloads:
+            data[offset + HEADER_SIZE : offset + HEADER_SIZE + len(payloads[offset])] = payloads[offset]
+        header = frame.decode_header(data, offset)
+        assert header is not None
+        assert header.sequence == sequence
+        where = pack_address(golden.SEGMENT, offset)
+        assert frame_is_valid(memoryview(data), offset, header, where, pool_key(golden.POOL)), name
+
+
+def test_the_code_reads_every_other_example() -> None:
+    for name, operation in golden.OPERATIONS:
+        assert decode_txn(GOLDEN[f"txn-{name}"]) == [operation]
+    assert decode_checkpoint(GOLDEN["checkpoint"]) == golden.RECORD
+    assert decode_node(GOLDEN["node-leaf"]) == golden.LEAF
+    assert decode_node(GOLDEN["node-inner"]) == golden.INNER
+    assert decode_page(GOLDEN["page-runs"]) == golden.runs_page()
+    assert decode_page(GOLDEN["page-bitmap"]) == golden.bitmap_page()
+    assert decode_page(GOLDEN["page-planes"]) == golden.planes_page()
+    assert decode_value(GOLDEN["value-inline"]) == golden.runs_page()
+    assert decode_value(GOLDEN["value-outside"]) == pack_address(golden.SEGMENT, 8192)
+    assert keys.map_page_index(GOLDEN["key-map"]) == 5
+    assert decode_label(blocks("golden-text")["label"].encode(), "/disk") == golden.LABEL
+    assert names.parse_segment_name(blocks("golden-text")["segment-name"]).epoch == golden.EPOCH
+
+
+def test_layouts_are_those_of_the_structs() -> None:
+    tables = layout_tables()
+    structs = {path: named(path) for path in tables}
+    assert len(tables) == 7
+    for path, layout in structs.items():
+        offset = 0
+        for row, size in zip(tables[path], field_sizes(layout), strict=True):
+            assert (int(row[0]), int(row[1])) == (offset, size), f"{path}: {row}"
+            offset += size
+        assert offset == layout.size
+
+
+def test_every_struct_with_a_name_like_these_has_a_table() -> None:
+    """A new structure of the format cannot be forgotten here."""
+    root = Path(__file__).resolve().parents[2]
+    found = set()
+    for path in [*(root / "sds/core").glob("*.py"), *(root / "sds/log").glob("*.py")]:
+        module = ".".join(path.relative_to(root).with_suffix("").parts)
+        for name in re.findall(r"^(\w+)(?:: Final)? = struct\.Struct", path.read_text(), re.MULTILINE):
+            if name in LAYOUTS and (module, name) != ("sds.core.keys", "_HEAD"):
+                found.add(f"{module}.{name}")
+    assert found == set(layout_tables())
+
+
+def test_fields_are_called_in_the_document_as_in_the_code() -> None:
+    """Tables in docstrings: offset, size, name of each field in the same order."""
+    for path, table in layout_tables().items():
+        module = importlib.import_module(path.rpartition(".")[0])
+        said = re.findall(r"^\s+(\d+)\s+(\d+) (\S+(?: \S+)*)", module.__doc__ or "", re.MULTILINE)
+        for row in table:
+            wanted = row[2].replace("_", " ")
+            found = [name.replace("_", " ") for off, size, name in said if (off, size) == (row[0], row[1])]
+            assert any(name.startswith(wanted) for name in found), f"{path}: {row}, the code says {found}"
+
+
+def test_numbers_of_kinds_codecs_operations_and_forms() -> None:
+    kinds = rows("kind | number | payload")
+    assert {int(row[1]) for row in kinds} == frame.KINDS
+    codecs = rows("codec | number | payload")
+    assert {int(row[1]) for row in codecs} == frame.CODECS
+    for name, number, *_ in (*kinds, *codecs):
+        assert getattr(frame, name) == int(number)
+    operations = rows("tag | operation | fields (bytes) | example")
+    assert {int(row[0]) for row in operations} == set(txn._DECODERS)
+    for (tag, name, *_), (key, operation) in zip(operations, golden.OPERATIONS, strict=True):
+        assert name == key.upper().replace("-", "_")
+        assert txn.encode_txn([operation])[0] == int(tag)
+    for name, number, *_ in rows("kind | number | suffix | value"):
+        assert getattr(keys, name) == int(number)
+    for name, number, *_ in rows("form | number | rest"):
+        assert getattr(page, f"_{name}") == int(number)
+
+
+def test_codecs_that_others_define_are_read_as_stated() -> None:
+    plain = bytes(range(256)) * 16
+    assert decompress(frame.LZ4, lz4.block.compress(plain, store_size=False), len(plain), "here") == plain
+    # One zstd frame: magic, single segment with its size, a block of one repeated byte.
+    zstd = bytes.fromhex("28b52ffd") + bytes.fromhex("60000f") + bytes.fromhex("038000") + b"\xab"
+    assert decompress(frame.ZSTD, zstd, 4096, "here") == b"\xab" * 4096
+
+
+def test_columns_of_the_catalog_are_those_of_the_schema() -> None:
+    table = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in rows("table | one row per | columns")}
+    assert table == {name: [column.name for column in it.columns] for name, it in metadata.tables.items()}
+    assert {it.name for it in TABLES} == set(table) - {"segment"}
+
+
+def test_limits_are_those_of_the_code() -> None:
+    for path, value, _ in rows("constant | value | meaning"):
+        assert named(path.strip("`")) == int(value), path
