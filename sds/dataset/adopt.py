@@ -6,6 +6,8 @@
   A2  "Whole" is proven: every frame from the epoch's first one up to the CHECKPOINT frame is there and verifies. So the
       nodes it refers to are there, and what an earlier recovery had kept was durable before (V6).
   A3  Nothing that the backup refers to was swept since: a sweep backs the catalog up before it deletes (BK1).
+  A4  Never back: if the segment that the known checkpoint is in was lost, an older epoch's log may be whole still. It
+      has lower sequence numbers; opening the dataset then says what is missing.
 """
 
 from itertools import groupby
@@ -29,7 +31,7 @@ async def adopt_newest(pool: Pool, dataset: DatasetRow, env: Env) -> bool:
     newer = sorted((row for row in rows if row.epoch > known), key=lambda row: (-row.epoch, row.id))
     for _, log in groupby(newer, key=lambda row: row.epoch):
         record = await _last_checkpoint(pool, list(log))
-        if record is not None:
+        if record is not None and (ref is None or record.sequence > ref.sequence):  # A4
             found = CheckpointRef(
                 record.root, record.sequence, record.replay_segment, record.replay_offset, record.size_bytes,
                 record.mapped_blocks, ref.written_bytes if ref else 0,

@@ -20,7 +20,7 @@ from functools import partial
 import trio
 
 from sds.core.errors import Failed, NoSpace, SdsError
-from sds.core.frame import HEADER_SIZE, Buffer, pool_key
+from sds.core.frame import BLOCKS, HEADER_SIZE, Buffer, pool_key
 from sds.core.names import segment_name
 from sds.log.copies import Copies
 from sds.log.env import Env
@@ -79,7 +79,7 @@ class Log:
         segment = self._open
         if segment is None or self.failed is not None:
             return 0
-        need = len(payload) + 8 * blocks + 2 * HEADER_SIZE - 1
+        need = len(payload) + (8 * blocks if codec == BLOCKS else 0) + 2 * HEADER_SIZE - 1
         limit = segment.limit if metadata else segment.data_limit
         if segment.tail + need + HEADER_SIZE * (len(segment.offsets) + 1) > limit:
             if not self._roll(metadata):

@@ -4,6 +4,8 @@
   S2  What is in a slot outlives the process (a tmpfs file), not the machine: the header names the boot it belongs to.
   S3  A slot needs no state of its own on the side: it holds the head of the segment it belongs to, and frames whose
       checksums are bound to that segment, so whatever an earlier tenant left behind does not verify.
+  S4  One process at a time, whatever leases say (two homes on the same backends): what is in the stage is handed out
+      unverified, so nobody else may write there. A lock on the file is held until `close`.
 
 First page of the file:
     off size field
@@ -17,6 +19,7 @@ First page of the file:
      84    8 checksum      xxh3-64 of bytes 0 .. 84
 """
 
+import fcntl
 import mmap
 import os
 import struct
@@ -25,7 +28,7 @@ from typing import Final, Protocol
 
 from xxhash import xxh3_64_intdigest
 
-from sds.core.errors import NoSpace
+from sds.core.errors import Busy, NoSpace
 from sds.core.segment import HEAD_SIZE, SegmentHead, decode_head
 
 PAGE: Final = 4096
@@ -107,23 +110,30 @@ class FileStage:
         self.path = path
         self.slot_size = slot_size
         self._identity = (pool, dataset, boot_id.encode()[:36].ljust(36, b"\0"))
-        self.slot_count = self._existing_slot_count() or self._create(slot_count)
-        self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.slot_count, self._fd = self._take_over() or self._create(slot_count)
         self._map = mmap.mmap(self._fd, PAGE + self.slot_count * slot_size)
         self._view = memoryview(self._map)
         self._claimed: set[int] = set()
 
-    def _existing_slot_count(self) -> int:
-        """Slots of the file if it is ours and of this boot, else 0: it is of no use to anybody then (S2)."""
+    def _take_over(self) -> tuple[int, int] | None:
+        """Slots and descriptor of the file if it is ours and of this boot; else it is of no use to anybody (S2)."""
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
-            return 0
+            return None
         try:
-            header = os.pread(fd, HEADER.size + 8, 0)
-            size = os.fstat(fd).st_size
-        finally:
+            self._lock(fd)
+            count = self._slots_in(fd)
+        except BaseException:
             os.close(fd)
+            raise
+        if not count:
+            os.close(fd)
+            return None
+        return count, fd
+
+    def _slots_in(self, fd: int) -> int:
+        header = os.pread(fd, HEADER.size + 8, 0)
         if len(header) != HEADER.size + 8:
             return 0
         magic, version, count, slot_size, *identity = HEADER.unpack(header[:-8])
@@ -131,20 +141,31 @@ class FileStage:
             return 0
         if xxh3_64_intdigest(header[:-8]).to_bytes(8, "little") != header[-8:]:
             return 0
-        return int(count) if size == PAGE + count * slot_size else 0
+        return int(count) if os.fstat(fd).st_size == PAGE + count * slot_size else 0
 
-    def _create(self, slot_count: int) -> int:
+    def _create(self, slot_count: int) -> tuple[int, int]:
         self.path.unlink(missing_ok=True)
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         body = HEADER.pack(MAGIC, 1, slot_count, self.slot_size, *self._identity)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
+            self._lock(fd)
             os.ftruncate(fd, PAGE + slot_count * self.slot_size)
             os.pwrite(fd, body + xxh3_64_intdigest(body).to_bytes(8, "little"), 0)
-        finally:
+            temporary.rename(self.path)
+        except BaseException:
             os.close(fd)
-        temporary.rename(self.path)
-        return slot_count
+            raise
+        return slot_count, fd
+
+    def _lock(self, fd: int) -> None:
+        """S4."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(
+                f"the stage {self.path} is in use: another process, perhaps with another --home, has this dataset open"
+            ) from None
 
     def claim(self, index: int) -> None:
         if index in self._claimed:

@@ -10,6 +10,7 @@ from sds.core.frame import HEADER_SIZE, NODE, RAW
 from sds.core.names import segment_name
 from sds.log.log import Log
 from sds.log.stage import MemoryStage
+from tests.sim.disk import SimDisk
 from tests.sim.effects import Fate
 from tests.sim.schedule import run_seeded
 from tests.sim.world import SEGMENT_SIZE, Shape, World
@@ -77,5 +78,45 @@ def test_a_stage_that_is_full_holds_writers_back_until_a_segment_is_durable() ->
         assert appended * 4096 < 4 * SEGMENT_SIZE
         await log.wait_room(4096 + HEADER_SIZE)
         assert log.append(NODE, RAW, 0, 0, bytes(4096), 4096)
+
+    run_seeded(lambda: with_log(world, body), 1)
+
+
+class HeldDisk(SimDisk):
+    """Writes to the first segment wait for a gate."""
+
+    gate: trio.Event
+
+    async def write(self, name: str, offset: int, data: memoryview, sync: bool = False) -> None:
+        if "/0000000001-" in name:
+            await self.gate.wait()
+        await super().write(name, offset, data, sync)
+
+
+def test_a_flush_waits_for_earlier_segments_too() -> None:
+    """The newest segment is durable long before the one before it: that is not enough."""
+    world = World.new(Shape())
+    disk = HeldDisk(url="sim:0")
+    world.disks[0] = disk
+    done: list[int] = []
+
+    async def body(log: Log) -> None:
+        disk.gate = trio.Event()
+        for _ in range(16):
+            await log.wait_room(4096 + HEADER_SIZE)
+            assert log.append(NODE, RAW, 0, 0, bytes(4096), 4096)
+        target = log.sequence
+
+        async def flush() -> None:
+            await log.flush()
+            done.append(log.durable_sequence)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush)
+            await trio.testing.wait_all_tasks_blocked()
+            assert done == []
+            assert log.durable_sequence < target
+            disk.gate.set()
+        assert done[0] >= target
 
     run_seeded(lambda: with_log(world, body), 1)
