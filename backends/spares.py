@@ -4,12 +4,14 @@ Creating and deleting files costs the file system's journal and (with online dis
 overwriting; a log that is cut into segments does nothing else. So a few deleted files are renamed to hidden names and
 renamed again when a file of just their size is created.
 
-  SP1  A spare belongs to the process whose id is in its name; nobody else touches it while that process lives.
+  SP1  A spare belongs to the process whose id is in its name, and in there to the object whose token follows: two
+       containers may have processes of the same id. Nobody else uses it; at worst somebody deletes it.
   SP2  Spares count as free room, and are given up at once when room is short.
   SP3  A spare has one name only: one that a crash left with two is given up, never used.
 """
 
 import os
+import secrets
 import threading
 from contextlib import suppress
 
@@ -18,6 +20,8 @@ PREFIX = ".spare-"
 SIZE_MIN_BYTES = 1 << 20
 """Smaller files are not worth it."""
 SHORT_BYTES = 64 << 20
+_tokens: set[str] = set()
+"""Of this process."""
 
 
 class Spares:
@@ -26,6 +30,8 @@ class Spares:
         self._lock = threading.Lock()
         self._kept: list[tuple[str, int]] = []
         self._count = 0
+        self._token = secrets.token_hex(4)
+        _tokens.add(self._token)
         self._remove_orphans()
 
     @property
@@ -41,7 +47,7 @@ class Spares:
             if not whole or status.st_nlink != 1 or len(self._kept) >= SPARES_MAX:
                 return False
             self._count += 1
-            name = f"{PREFIX}{os.getpid()}-{self._count}"
+            name = f"{PREFIX}{os.getpid()}-{self._token}-{self._count}"
             os.rename(base, name, src_dir_fd=parent, dst_dir_fd=self._root)
             self._kept.append((name, status.st_size))
         return True
@@ -56,10 +62,14 @@ class Spares:
                 os.link(name, base, src_dir_fd=self._root, dst_dir_fd=parent, follow_symlinks=False)
             except FileExistsError:
                 raise
+            except FileNotFoundError:  # somebody deleted it (SP1)
+                self._kept.remove((name, size_bytes))
+                return False
             except OSError:  # a file system without hard links
                 return False
             self._kept.remove((name, size_bytes))
-            os.unlink(name, dir_fd=self._root)
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._root)
         return True
 
     def give_up(self) -> bool:
@@ -81,10 +91,15 @@ class Spares:
     def _remove_orphans(self) -> None:
         """Delete what processes that have ended left behind."""
         for name in os.listdir(self._root):
-            owner = name.removeprefix(PREFIX).partition("-")[0]
-            if name.startswith(PREFIX) and owner.isdecimal() and not _is_alive(int(owner)):
+            owner, _, rest = name.removeprefix(PREFIX).partition("-")
+            if name.startswith(PREFIX) and owner.isdecimal() and not _is_in_use(int(owner), rest.partition("-")[0]):
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=self._root)
+
+
+def _is_in_use(pid: int, token: str) -> bool:
+    """A restarted container has the process id of the one that was killed."""
+    return token in _tokens if pid == os.getpid() else _is_alive(pid)
 
 
 def _is_alive(pid: int) -> bool:

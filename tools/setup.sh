@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PACKAGES=(qemu-utils qemu-system-x86 qemu-block-extra nbdkit libnbd-bin python3-libnbd fio busybox-static cpio
-          e2fsprogs kmod)
+          e2fsprogs kmod strace)
 GUEST=.cache/guest
 STAMP=.venv/.sds-setup
 LOG=.cache/setup.log

@@ -48,4 +48,4 @@ class Cursor:
             raise self.corrupt(f"{len(self.data) - self.at} bytes too many")
 
     def corrupt(self, why: str) -> Corrupt:
-        return Corrupt(f"{self.what} is damaged ({why}); scrub the pool to heal it from another copy")
+        return Corrupt(f"{self.what} is damaged ({why}); restore it from a snapshot or a backup")

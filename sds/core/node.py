@@ -117,7 +117,7 @@ def decode_node(data: bytes, what: str = "tree node") -> Node:
 
 
 def _corrupt(what: str, why: str) -> Corrupt:
-    return Corrupt(f"{what} is damaged ({why}); scrub the pool to heal it from another copy")
+    return Corrupt(f"{what} is damaged ({why}); restore it from a snapshot or a backup")
 
 
 def _lengths_size(count: int, low: int, high: int) -> int:

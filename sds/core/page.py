@@ -109,7 +109,7 @@ def value_block_count(value: bytes, what: str = "map page") -> int:
 
 
 def _corrupt(what: str, why: str) -> Corrupt:
-    return Corrupt(f"{what} is damaged ({why}); scrub the pool to heal it from another copy")
+    return Corrupt(f"{what} is damaged ({why}); restore it from a snapshot or a backup")
 
 
 def _to_little(page: "array[int]") -> bytes:

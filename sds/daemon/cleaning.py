@@ -28,6 +28,7 @@ async def sweep_one(pool: Pool, family: int, env: Env, holder: Holder) -> int:
         if worker_socket(pool, row):
             answer = await operate(pool, row, env, holder, "sweep")
             return int(answer["bytes"]) if isinstance(answer, dict) else 0
+    await pool.check_newest()  # BK4 of sds.pool.backup: a stale mark would delete what is needed
     reader = FrameReader(pool, env, {})
     try:
         return (await sweep_family(pool, family, Nodes(reader, None), env)).size_bytes
@@ -47,6 +48,7 @@ async def sweep_after(pool: Pool, family: int, env: Env, holder: Holder) -> None
 
 async def remove_orphans(pool: Pool, env: Env, holder: Holder, with_unknown: bool) -> Orphans:
     """What is open stays untouched, and nobody opens anything meanwhile."""
+    await pool.check_newest()
     busy: set[int] = set()
     leases = []
     try:

@@ -53,6 +53,7 @@ async def take_lease(pool: Pool, row: DatasetRow, holder: Holder) -> Lease:
 @asynccontextmanager
 async def opened(pool: Pool, dataset_id: int, holder: Holder, env: Env, settings: Settings) -> AsyncIterator[Opened]:
     """A dataset whose lease the caller holds. Leaving the block in order closes it in order."""
+    await pool.check_newest()  # BK4 of sds.pool.backup
     row = await env.run_blocking(pool.catalog.dataset_by_id, dataset_id)  # OD1
     async with open_dataset(pool, row, env, settings, str(holder)) as dataset:
         backups = Backups(pool.backup)

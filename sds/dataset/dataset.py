@@ -240,8 +240,11 @@ class Dataset:
                 await self._merge_wanted.wait()
             age_s += TICK_S
             flush_age_s += TICK_S
-            idle_s = idle_s + TICK_S if self.log.sequence == last_sequence else 0.0
-            last_sequence = self.log.sequence
+            if self.log.sequence == last_sequence:
+                idle_s += TICK_S
+            else:
+                idle_s, last_sequence = 0.0, self.log.sequence
+                self.log.wake()
             try:
                 if self.map.frozen:
                     await self.checkpointer.merge(self.map.frozen[-1])
@@ -254,13 +257,13 @@ class Dataset:
                     flush_age_s = 0.0
                 elif flush_age_s >= self.settings.flush_delay_s:
                     await self.flush()
+                if self.settings.idle_delay_s <= idle_s < self.settings.idle_delay_s + TICK_S:
+                    await self.log.rest()
             except Fenced as error:  # P7: from now on nothing may be acknowledged
                 self.log.fail(error)
             except SdsError as error:
                 _log.error("%s: background work failed: %s", self.row.name, error)
                 age_s = 0.0
-            if self.settings.idle_delay_s <= idle_s < self.settings.idle_delay_s + TICK_S:
-                self.log.give_back_memory()
         self._maintained.set()
 
     def _checkpoint_is_due(self, age_s: float) -> bool:

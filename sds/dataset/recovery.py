@@ -177,7 +177,7 @@ class _TailReader:
         head, view = self._survivors.get(row.id, (None, memoryview(b"")))
         if head is not None and self._is_of(head, row):
             return [Source(view, 0)]
-        sources, swapped = [], ""
+        sources, strays, swapped = [], [], ""
         for copy in row.copies:
             backend = self._pool.backends.get(copy)
             data = await read_file(backend, row) if backend is not None else None
@@ -187,9 +187,11 @@ class _TailReader:
                     sources.append(Source(data, copy))
                 elif await self._is_at_home(head, copy):
                     swapped = f"backend {copy} has segment {head.segment:#x} in the place of {row.id:#x}"
+                else:
+                    strays.append(Source(data, copy))  # its first page never came; what is behind it is evidence (V4)
         if swapped and not sources:
             raise Corrupt(f"{self._dataset.name}: {swapped}: put the right file back, or restore from a copy")
-        return sources
+        return sources or strays
 
     async def _is_at_home(self, head: SegmentHead, copy: int) -> bool:
         """Has this segment a file on this backend? If not, its head is what a deleted file left in room used again."""

@@ -61,7 +61,7 @@ def _checked(node: Node, address: int, level: int | None) -> Node:
     """A child lies one level below its parent: so a loop or a foreign node ends here."""
     if level is not None and node.level != level:
         why = f"level {node.level}, not {level}"
-        raise Corrupt(f"tree node {address:#x} is damaged or foreign ({why}); scrub the pool to heal it")
+        raise Corrupt(f"tree node {address:#x} is damaged or foreign ({why}); restore it from a snapshot or a backup")
     return node
 
 

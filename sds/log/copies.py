@@ -43,7 +43,11 @@ class Copies:
         """
         bad: dict[int, SdsError] = {}
         while True:
-            places = self._places(len(makers), bad, reserved)
+            try:
+                places = self._places(len(makers), bad, reserved)
+            except NoSpace as error:
+                reasons = "; ".join(map(str, bad.values()))
+                raise NoSpace(f"{reasons}; and no other place: {error}" if bad else str(error)) from None
             ids = await self._env.run_blocking(
                 self._pool.catalog.allocate_segments, self._dataset, self._epoch, places
             )
@@ -178,6 +182,8 @@ class Copies:
             candidates = [replace(c, free_bytes=c.free_bytes - self._kept(c.backend)) for c in candidates]
         self._placed += 1
         wanted = self._pool.copies if count is None else count
+        if self._pool.missing:  # degraded (K2): as many copies as the backends that are there can take
+            wanted = max(1, min(wanted, len({c.label for c in candidates})))
         return choose(self._dataset << 32 | self._placed, candidates, wanted, size)
 
     def _kept(self, backend: int) -> int:

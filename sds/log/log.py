@@ -47,6 +47,7 @@ class Log:
         self._key = pool_key(pool.uuid)
         self._previous = previous
         self._free = list(range(stage.slot_count))
+        self._set_aside: list[int] = []
         self._ready: deque[OpenSegment] = deque()
         self._order: deque[OpenSegment] = deque()
         self._cached: deque[OpenSegment] = deque()
@@ -57,6 +58,7 @@ class Log:
         self._urgent_waiters = 0
         self._sync_requested = 0
         self._closing = False
+        self._resting = False
         self._stopped = False
         self._changed = trio.Event()
         self._prepare = trio.Event()
@@ -114,6 +116,7 @@ class Log:
                 if self._full is not None and (not metadata or self._reserve_empty):
                     self.on_full()
                     raise NoSpace(str(self._full))
+                self._resting = False
                 self._prepare.set()
                 await self._changed.wait()
         finally:
@@ -241,7 +244,7 @@ class Log:
         while not self._closing:
             self._prepare = trio.Event()
             reserved = self._full is not None and self._urgent_waiters > 0 and not self._ready
-            missing = 1 if reserved else 0 if self._full is not None else wanted - len(self._ready)
+            missing = 1 if reserved else 0 if self._full or self._resting else wanted - len(self._ready)
             slots = self._take_slots(missing)
             if slots:
                 await self._prepare_some(slots, reserved)
@@ -254,7 +257,10 @@ class Log:
 
     async def _prepare_some(self, slots: list[int], reserved: bool) -> None:
         try:
-            self._ready.extend(await self._create(slots, reserved))  # in the order of their ids (L6)
+            made = await self._create(slots, reserved)
+            if not made:
+                return
+            self._ready.extend(made)  # in the order of their ids (L6)
         except NoSpace as error:
             self._full = error
             self._reserve_empty = reserved
@@ -288,13 +294,25 @@ class Log:
         """Segments in these slots; slots that are not needed become free again."""
         made: list[OpenSegment] = []
         try:
-            for slot in slots:
-                self._stage.claim(slot)
-            made = await self._copies.create([partial(self._make, slot, reserved) for slot in slots], reserved)
+            self._claim(slots)
+            if slots:
+                made = await self._copies.create([partial(self._make, slot, reserved) for slot in slots], reserved)
         finally:
             used = {segment.slot for segment in made}
             self._free += [slot for slot in slots if slot not in used]
         return made
+
+    def _claim(self, slots: list[int]) -> None:
+        """Take memory for these slots. Where it is short, they are set aside and the others do; two are needed."""
+        for count, slot in enumerate(slots):
+            try:
+                self._stage.claim(slot)
+            except NoSpace:
+                if count + len(self._order) + len(self._ready) + len(self._cached) < 2:
+                    raise
+                self._set_aside += slots[count:]
+                del slots[count:]
+                return
 
     def _make(self, slot: int, reserved: bool, segment_id: int, copies: tuple[int, ...]) -> OpenSegment:
         return OpenSegment(
@@ -309,12 +327,23 @@ class Log:
         self._prepare.set()
         self._notify()
 
-    def give_back_memory(self) -> None:
-        """Let go of slots that only serve as a cache."""
+    async def rest(self) -> None:
+        """Nothing happens: let go of what is only a cache, and of prepared segments, until the next append."""
+        self._resting = True
+        ready, self._ready = list(self._ready), deque()
         while self._cached:
             self._drop_cached()
+        await self._copies.forget(ready)
+        self._free += [segment.slot for segment in ready] + self._set_aside
+        self._set_aside.clear()
         for slot in self._free:
             self._stage.give_back(slot)
+
+    def wake(self) -> None:
+        """The opposite of `rest`."""
+        if self._resting:
+            self._resting = False
+            self._prepare.set()
 
     # -- ending ------------------------------------------------------------------------------------------------------
 

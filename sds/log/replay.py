@@ -56,15 +56,18 @@ def parse(data: memoryview, segment: int, key: int, start: int, sequence: int) -
         return Parsed([], sequence, start, False)
     last = found[-1]
     sealed = last.header.kind == SEAL
-    return Parsed(found, last.header.sequence, _sealed_end(data, last.end) if sealed else last.end, sealed)
+    return Parsed(found, last.header.sequence, _sealed_end(data, segment, last.end) if sealed else last.end, sealed)
 
 
-def _sealed_end(data: memoryview, end: int) -> int:
-    """Behind the trailer: it is in the next page with room for it, or at the very end if the segment was filled up."""
+def _sealed_end(data: memoryview, segment: int, end: int) -> int:
+    """Behind the trailer: it is in the next page with room for it, or at the very end if the segment was filled up.
+
+    A trailer of another segment is what a deleted file left in room used again.
+    """
     next_page = min((end + TRAILER_SIZE + 4095) & -4096, len(data))
-    if decode_trailer(data[:next_page]) is None and decode_trailer(data) is not None:
-        return len(data)
-    return next_page
+    trailers = [decode_trailer(data[:at]) for at in (next_page, len(data))]
+    near, far = [trailer is not None and trailer.segment == segment for trailer in trailers]
+    return len(data) if far and not near else next_page
 
 
 def durable_evidence(data: memoryview, segment: int, key: int, start: int) -> int:

@@ -183,7 +183,9 @@ class FileStage:
         return self._view[start : start + self.slot_size]
 
     def survivors(self) -> dict[int, tuple[SegmentHead, memoryview]]:
-        return find_survivors([self.slot(i) for i in range(self.slot_count)])
+        """Looks through the file first: to touch a hole of a full tmpfs in the map is the end of the process."""
+        heads = [os.pread(self._fd, HEAD_SIZE, PAGE + i * self.slot_size) for i in range(self.slot_count)]
+        return find_survivors([self.slot(i) for i, head in enumerate(heads) if decode_head(head) is not None])
 
     def give_back(self, index: int) -> None:
         start = PAGE + index * self.slot_size
@@ -199,5 +201,6 @@ class FileStage:
     def close(self) -> None:
         descriptor, self._fd = self._fd, -1
         if descriptor >= 0:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # shared with the map's own descriptor
             os.close(descriptor)
         # The map itself goes with the last view of it: buffers that are still being sent keep it alive.

@@ -20,7 +20,7 @@ from time import perf_counter
 
 import trio
 
-from sds.core.errors import SdsError
+from sds.core.errors import BackendError, Corrupt, SdsError
 from sds.nbd import wire
 from sds.nbd.batch import REPLIES_MAX_BYTES, Batch, Head
 from sds.nbd.budget import Budget
@@ -253,6 +253,8 @@ class Connection:
         try:
             return await self._executor.execute(request, payload)
         except SdsError as exc:
+            if isinstance(exc, (Corrupt, BackendError)):
+                log.error("%s at %d: %s", wire.COMMAND_NAMES[request.command], request.offset, exc)
             reply = self._error(request, exc.errno, str(exc))
         except Exception as exc:
             self._state.tell_unexpected(wire.COMMAND_NAMES[request.command], exc)

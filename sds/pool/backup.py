@@ -5,6 +5,8 @@ BK1  A segment's file is deleted only after a backup that no longer needs the se
      files. An import from the backends alone (newest backup + listing) then never misses a segment.
 BK2  After each structural change (create, clone, snapshot, rename, destroy, backends) a backup is made.
 BK3  A new backup is durable before an older one is deleted, and only names that parse are ever deleted.
+BK4  A home whose catalog has never written the newest backup is stale: the pool was imported elsewhere meanwhile, or
+     the home is an old copy. It may not open a dataset (it would show old data) nor delete a file.
 """
 
 import re
@@ -13,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from backends.base import Backend
-from sds.core.errors import BackendError, Corrupt, Missing, SdsError
+from sds.core.errors import BackendError, Corrupt, Fenced, Missing, SdsError
 from sds.pool.catalog import Catalog
 from sds.pool.state import STATE_BYTES_MAX, state_generation
 
@@ -52,6 +54,17 @@ async def prune(backend: Backend, keep: int = KEPT) -> None:
 async def generations(backend: Backend) -> list[int]:
     matches = [_NAME.fullmatch(stat.name) for stat in await backend.list(PREFIX)]
     return [int(match[1], 16) for match in matches if match]
+
+
+async def check_newest(catalog: Catalog, backends: Mapping[int, Backend]) -> None:
+    """BK4. Backends are asked first: other processes of this home may just be making backups."""
+    newest = max([generation for one in backends.values() for generation in await generations(one)], default=0)
+    known = await trio.to_thread.run_sync(catalog.backup_generation)
+    if newest > known:
+        raise Fenced(
+            f"the backends have a newer catalog (backup {newest:x}) than this home ({known:x}): the pool was imported "
+            "elsewhere, use it there; or import it here under a new --home"
+        )
 
 
 async def newest_backup(backends: Sequence[Backend]) -> bytes:

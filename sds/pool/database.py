@@ -101,7 +101,9 @@ def open_file(path: Path) -> sqlite3.Connection:
     if ours != APPLICATION_ID or version > SCHEMA_VERSION or version < 1:
         raw.close()
         if ours != APPLICATION_ID:
-            raise Corrupt(f"{path} is not a catalog of sds")
+            raise Corrupt(
+                f"{path} is not a catalog of sds: move its directory away, then rebuild it with `sds pool import`"
+            )
         raise Corrupt(
             f"{path} has catalog version {version}, this program knows 1 to {SCHEMA_VERSION}: upgrade sds"
         )
@@ -176,5 +178,7 @@ def _translate(error: Exception, where: str) -> NoReturn:
     if code == sqlite3.SQLITE_FULL:
         raise NoSpace(f"catalog {where}: its file system is full: free space there") from error
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        raise Corrupt(f"catalog {where} is damaged ({cause}): rebuild it with `sds pool import`") from error
+        raise Corrupt(
+            f"catalog {where} is damaged ({cause}): move its directory away, then rebuild it with `sds pool import`"
+        ) from error
     raise BackendError(f"catalog {where}: {cause}") from error

@@ -21,7 +21,7 @@ URL_CHARACTERS_MAX = 1024
 def canonical_url(url: str) -> str:
     """Directories become absolute real paths; anything with a scheme stays."""
     if not url or "\n" in url or "\0" in url or len(url) > URL_CHARACTERS_MAX:
-        raise BadInput(f"{shown(url)} is no backend: write a directory, disk:/dev/NAME or s3://BUCKET/PREFIX")
+        raise BadInput(f"{shown(url)} is no backend: write the path of a directory")
     path = local_path(url)
     return url if path is None else str(path)
 

@@ -13,7 +13,7 @@ import trio
 
 from backends.base import Backend
 from sds.core.errors import BackendError, Corrupt, Missing, SdsError
-from sds.pool.backup import back_up
+from sds.pool.backup import back_up, check_newest
 from sds.pool.catalog import Catalog
 from sds.pool.home import Home
 from sds.pool.label import Label, read_label
@@ -53,6 +53,10 @@ class Pool:
     async def backup(self) -> int:
         """See pool/backup.py, BK1 and BK2. The generation that is durable now."""
         return await back_up(self.catalog, self.backends, self.copies)
+
+    async def check_newest(self) -> None:
+        """Fenced if this home's catalog is stale. See pool/backup.py, BK4."""
+        await check_newest(self.catalog, self.backends)
 
     def place(self, segment: int, reserve_bytes: int = 0) -> tuple[int, ...]:
         """Backends for the copies of a segment. Quick, but asks every backend for its room (may block)."""

@@ -58,6 +58,11 @@ class StateTable(Database):
             + body
         )
 
+    def backup_generation(self) -> int:
+        """Of the newest export; after an import, beyond all that were there."""
+        with self._reading() as c:
+            return int(c.execute(select(counter.c.value).where(counter.c.name == "backup")).scalar_one())
+
     @classmethod
     def import_state(cls, data: bytes, path: Path | None, clock: Clock) -> Self:
         """ST2, ST3. A new catalog at `path` (None: in memory), without segments."""

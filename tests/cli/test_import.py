@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from sds.core.errors import Corrupt, Fenced
 from sds.nbd import wire
-from tests.cli.command import Command
+from tests.cli.command import Command, tree
 from tests.cli.load import Model, one_batch
 from tests.cli.serving import read_back, write_pattern
 from tests.nbd.client import Client
@@ -94,3 +95,32 @@ def test_a_destroyed_pool_leaves_its_backends_empty(cli: Command, tmp_path: Path
     cli("pool", "destroy", "tank", "--force")
     assert cli.json("pool", "list") == []
     assert [*(tmp_path / "a").iterdir(), *(tmp_path / "b").iterdir()] == []
+
+
+def test_an_import_without_the_newest_log_refuses_the_volume_rather_than_go_back(cli: Command, tmp_path: Path) -> None:
+    """The log of the epoch before is whole, and its checkpoint too: yet it is not what was flushed last."""
+    cli("volume", "create", "tank/vm", "16M")
+    write_pattern(cli.home, "vm", 0, b"old")
+    write_pattern(cli.home, "vm", 0, b"new")
+    cli("pool", "export", "tank")
+    segments = sorted(path for root in "ab" for path in (tmp_path / root / "segments").rglob("*-*"))
+    max(segments, key=lambda path: path.name).unlink()
+    cli("pool", "import", "tank", tmp_path / "a", tmp_path / "b")
+    with pytest.raises(Corrupt, match="is lost"):
+        read_back(cli.home, "vm", 0, 3)
+
+
+def test_a_home_that_the_pool_was_imported_away_from_neither_shows_old_data_nor_deletes_new(
+    cli: Command, tmp_path: Path
+) -> None:
+    cli("volume", "create", "tank/vm", "16M")
+    write_pattern(cli.home, "vm", 0, b"old")
+    other = Command(tmp_path / "other")
+    other("pool", "import", "tank", tmp_path / "a", tmp_path / "b")
+    write_pattern(other.home, "vm", 0, b"new")
+    before = tree(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(Fenced, match="newer catalog"):
+        read_back(cli.home, "vm", 0, 3)
+    assert "newer catalog" in cli.refused("pool", "clean", "tank")
+    assert tree(tmp_path / "a", tmp_path / "b") == before
+    assert read_back(other.home, "vm", 0, 3) == b"new"

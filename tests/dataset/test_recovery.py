@@ -9,6 +9,7 @@ from sds.core.errors import BackendError, Corrupt
 from sds.core.names import segment_name
 from sds.core.segment import SegmentHead, encode_head
 from sds.dataset.recovery import different_pages
+from sds.pool.rows import SegmentRow
 from tests.sim.check import fsck, read_root, recover
 from tests.sim.effects import Fate
 from tests.sim.oracle import BLOCK
@@ -74,6 +75,42 @@ def test_a_damaged_head_of_a_log_segment_loses_nothing() -> None:
     page[20] ^= 1
     file.live.write([(0, bytes(page))])
     run_seeded(lambda: recover(world, script.expected(True), orderly=False), 1)
+
+
+async def flushed_in_the_second_segment_and_killed(script: Script) -> None:
+    with trio.CancelScope() as scope:
+        async with script.open("v") as actor:
+            first = actor.dataset.log.position[0]
+            while actor.dataset.log.position[0] == first:
+                await actor.write(0, 5 * BLOCK)
+            for block in range(3):
+                await actor.write(block * BLOCK, BLOCK)
+                await actor.flush()
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+
+def test_a_lost_write_of_the_head_in_room_used_again_hides_nothing_that_was_flushed() -> None:
+    """What is there then is the head of a segment that is gone; what was flushed behind it must still be missed."""
+    script = Script(World.new(Shape()))
+    script.create("v")
+    run_seeded(lambda: flushed_in_the_second_segment_and_killed(script), 1)
+    world = World(Shape(), [script.world.disks[0].kill_state()], script.world.kill().catalog, {})
+    row = max((row for row in world.catalog.all_segments() if is_used(world, row)), key=lambda row: row.id)
+    name = segment_name(row.dataset, row.id, row.epoch)
+    head = SegmentHead(world.shape.segment_size, UUID, 1 << 30, row.dataset, row.epoch, 0, 1)
+    world.disks[0]._names[name].live.write([(0, encode_head(head).ljust(BLOCK, b"\0"))])
+
+    async def body() -> None:
+        async with world.open("v"):
+            pass
+
+    with pytest.raises(Corrupt, match="more was flushed"):
+        run_seeded(body, 1)
+
+
+def is_used(world: World, row: SegmentRow) -> bool:
+    return bool(world.disks[0]._names[segment_name(row.dataset, row.id, row.epoch)].live.pages)
 
 
 def test_a_foreign_segment_in_the_place_of_a_log_segment_is_an_error() -> None:

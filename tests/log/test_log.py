@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from sds.core.frame import HEADER_SIZE, NODE, RAW
+from sds.core.frame import DATA, HEADER_SIZE, NODE, RAW, ZERO
 from sds.core.names import segment_name
 from sds.log.log import Log
 from sds.log.stage import MemoryStage
@@ -118,5 +118,20 @@ def test_a_flush_waits_for_earlier_segments_too() -> None:
             assert log.durable_sequence < target
             disk.gate.set()
         assert done[0] >= target
+
+    run_seeded(lambda: with_log(world, body), 1)
+
+
+@pytest.mark.parametrize("blocks", [1, 8, 32])
+def test_what_has_room_is_appended(blocks: int) -> None:
+    """Up to the last byte of the last segment, whatever the codec."""
+    world = World.new(Shape())
+
+    async def body(log: Log) -> None:
+        while log._ready:
+            assert log.append(NODE, RAW, 0, 0, bytes(100), 100)
+        while log.has_room(HEADER_SIZE, metadata=True):
+            assert log.append(DATA, ZERO, 0, blocks, b"", blocks * 4096, 1, 0)
+        assert not log.append(DATA, ZERO, 0, blocks, b"", blocks * 4096, 1, 0)
 
     run_seeded(lambda: with_log(world, body), 1)

@@ -1,7 +1,7 @@
 """Where the log in one segment ends."""
 
 from sds.core.frame import DATA, RAW
-from sds.core.segment import decode_trailer
+from sds.core.segment import SegmentTrailer, decode_trailer, encode_trailer
 from sds.log.open_segment import OpenSegment
 from sds.log.replay import durable_evidence, parse
 
@@ -58,3 +58,13 @@ def test_frames_of_another_segment_or_pool_do_not_count() -> None:
     assert parse(made.view, 6, KEY, 128, 0).frames == []
     assert parse(made.view, 5, KEY + 1, 128, 0).frames == []
     assert parse(made.view, 5, KEY, 128, 1).frames == []
+
+
+def test_a_trailer_of_an_earlier_tenant_is_not_the_end_of_this_segment() -> None:
+    """Room of a deleted segment, used again; the power failed between SEAL frame and trailer."""
+    size = 1 << 20
+    made = filled(size, size // 2)
+    made.seal(made.last_sequence + 1, 0)
+    made.view[made.tail - 64 : made.tail] = bytes(64)
+    made.view[size - 64 :] = encode_trailer(SegmentTrailer(4, 128, 1))
+    assert parse(made.view, 5, KEY, 128, 0).end == made.tail

@@ -25,14 +25,14 @@ class Content:
 
     def __init__(self) -> None:
         self.versions: dict[int, int] = {}
-        self._counter = 0
+        self.counter = 0
 
     def write(self, client: Client, first: int, count: int = 1) -> Reply:
-        self._counter += 1
-        data = b"".join(block_of(number, self._counter) for number in range(first, first + count))
+        self.counter += 1
+        data = b"".join(block_of(number, self.counter) for number in range(first, first + count))
         reply = client.call(wire.WRITE, first * BLOCK, payload=data)
         if not reply.error:
-            self.versions |= dict.fromkeys(range(first, first + count), self._counter)
+            self.versions |= dict.fromkeys(range(first, first + count), self.counter)
         return reply
 
     def fill(self, client: Client, first: int, stop: int) -> Reply | None:

@@ -98,7 +98,7 @@ async def fills_the_pool(a: Actor) -> None:
 async def reads_cold(a: Actor) -> None:
     await a.write(0, 40 * BLOCK)
     await a.checkpoint()
-    a.dataset.log.give_back_memory()
+    await a.dataset.log.rest()
     for block in range(0, 240, 8):
         await a.write(block * BLOCK, BLOCK)
     await a.flush()

@@ -34,7 +34,7 @@ def test_nothing_is_written_beyond_the_end_of_a_volume_that_shrinks_meanwhile(op
             await actor.write(VOLUME_SIZE - 4 * BLOCK, 4 * BLOCK)
             await actor.checkpoint()
             actor.dataset.nodes._cache.clear()
-            actor.dataset.log.give_back_memory()
+            await actor.dataset.log.rest()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(late, actor, operation, refused)
                 with actor.tap.intent(Intent()):
