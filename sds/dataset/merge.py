@@ -248,7 +248,7 @@ class _Merge:
         node = await self.store.read_node(address)
         if level is not None and node.level != level:
             why = f"level {node.level}, not {level}"
-            raise Corrupt(f"tree node {address:#x} is damaged or foreign ({why}); restore it from a snapshot or a backup")
+            raise Corrupt(f"tree node {address:#x} is damaged or foreign ({why}); restore it from a snapshot or backup")
         return node
 
     def grow(self, level: int) -> None:

@@ -18,7 +18,7 @@ EAGER = Settings(
 
 def test_a_fenced_worker_acknowledges_nothing_more_after_its_next_checkpoint() -> None:
     async def body() -> None:
-        with pytest.raises(Failed):
+        with pytest.raises(Failed):  # noqa: PT012 -- closing in order fails, too
             async with script.open("v", EAGER) as actor:
                 await actor.write(0, BLOCK)
                 catalog = script.world.catalog
