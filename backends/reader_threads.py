@@ -15,7 +15,7 @@ from queue import SimpleQueue
 
 import trio
 
-THREADS_MAX = 8
+THREADS_MAX = 16
 HINTS_MAX = 8
 HINT_PIECE = 128 << 10
 """The kernel cuts one WILLNEED to the read-ahead size of the device, 128 KiB where nobody raised it."""

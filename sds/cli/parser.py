@@ -140,4 +140,4 @@ def _serve_verb(verbs: Verbs) -> None:
     place.add_argument("--socket", metavar="PATH", help="a unix socket")
     place.add_argument("--listen", metavar="HOST:PORT", help="a TCP port; 0 chooses one")
     serve.add_argument("--export-name", metavar="NAME", help="the volume's name if not given")
-    serve.add_argument("--stage-slots", metavar="N", type=int, default=4, help="segments in memory (4)")
+    serve.add_argument("--stage-slots", metavar="N", type=int, default=8, help="segments in memory (8)")

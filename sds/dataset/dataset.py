@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 class Settings:
     """What a worker may use. Delays in seconds."""
 
-    stage_slots: int = 4
+    stage_slots: int = 8
     map_pages_max: int = 1 << 16
     """Map pages in memory, about 1.2 KiB each."""
     flush_delay_s: float = 5.0

@@ -47,8 +47,6 @@ FRAME_SIZE: Final = HEADER_SIZE + BLOCK_SIZE
 FILES_MAX: Final = 512
 TABLES_MAX: Final = 1 << 15
 DECODED_MAX: Final = 256
-GUESS_MAX: Final = 16 << 10
-"""A lone block deeper in its frame is two small reads: the table, then the block."""
 _LONE_BLOCK: Final = bytes((DATA, RAW))
 
 
@@ -150,11 +148,10 @@ class FrameReader:
         decoded = self._decoded.get(frame)
         if decoded is not None:
             return memoryview(decoded)[start : start + size]
-        # The size of the frame is not known yet: ask for what is enough if its blocks are plain.
+        # The size of the frame is not known yet: ask for what is enough if its blocks are plain. For a block deep
+        # inside, one read of more costs less than a small one for the table and, when that is there, one for the block.
         offset = offset_of(frame)
         guess = HEADER_SIZE + (8 * BLOCKS_PER_FRAME + start if first or count > 1 else 0) + size
-        if count == 1 and start > GUESS_MAX:
-            guess = HEADER_SIZE + 8 * BLOCKS_PER_FRAME
         try:
             data = yield offset, guess
         except Corrupt:  # the segment ends there
