@@ -228,11 +228,6 @@ class FrameReader:
         file = self._files.get(segment)
         return file is not None and file.will_need(offset, length)
 
-    async def open(self, segment: int) -> None:
-        """Have the segment's file open, for the nowait methods. Missing, BackendError."""
-        if segment not in self._staged and segment not in self._files:
-            await self._read(segment, _no_ranges)
-
     async def _read(self, segment: int, plan: Plan[T]) -> T:
         """R3: carry out a plan on the first copy that can."""
         error: Exception | None = None
@@ -313,11 +308,6 @@ class FrameReader:
     def close(self) -> None:
         for segment in list(self._files):
             self._retire(segment)
-
-
-def _no_ranges() -> Ranges[None]:
-    """The plan that only has the file opened."""
-    yield from ()
 
 
 def _drive_nowait(plan: Ranges[T], file: Reader) -> T | None:

@@ -58,7 +58,7 @@ class Simple:
         return wire.SIMPLE_REPLY.pack(wire.SIMPLE_REPLY_MAGIC, error, cookie)
 
     def status(self, cookie: int, offset: int, context: int, extents: Sequence[Extent], last: bool) -> bytes:
-        raise NotImplementedError("block status needs structured replies; validation lets no request through")
+        raise AssertionError("block status needs structured replies; validation lets no request through")
 
 
 class Structured(Simple):

@@ -18,7 +18,7 @@ from sds.pool.catalog import Catalog
 from sds.pool.home import Home
 from sds.pool.label import Label, read_label
 from sds.pool.lease import Holder, Lease
-from sds.pool.placement import Candidate, choose
+from sds.pool.placement import Candidate
 from sds.pool.rows import BackendRow, DatasetRow, PoolRow, SnapshotRow
 
 Connect = Callable[[str], Backend]
@@ -57,10 +57,6 @@ class Pool:
     async def check_newest(self) -> None:
         """Fenced if this home's catalog is stale. See pool/backup.py, BK4."""
         await check_newest(self.catalog, self.backends)
-
-    def place(self, segment: int, reserve_bytes: int = 0) -> tuple[int, ...]:
-        """Backends for the copies of a segment. Quick, but asks every backend for its room (may block)."""
-        return choose(segment, self.candidates(), self.copies, self.segment_size + reserve_bytes)
 
     def candidates(self) -> list[Candidate]:
         found = []

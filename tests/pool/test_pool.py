@@ -80,7 +80,7 @@ def test_a_created_pool_opens_again(house: House) -> None:
         pool = await open_pool(house.home, "tank", connect)
         assert row == pool.row
         assert house.urls[:2] == [backend.url for backend in pool.backends.values()]
-        assert {1, 2} == set(pool.place(1))
+        assert {1, 2} == {candidate.backend for candidate in pool.candidates()}
         assert house.home.pool_names() == ["tank"]
         await pool.close()
 
