@@ -162,7 +162,8 @@ class _TailReader:
             self._pending.clear()
 
     def _forget(self, row: SegmentRow, sources: list[Source]) -> None:
-        self._ended = True
+        """Nothing of it counts. The log may go on behind it: its sequence numbers tell (V2), and a segment that was
+        prepared and let go of, but whose row is still there, lies between two that were used."""
         self.tail.forgotten.append(row)
         self._look_for_evidence(row, sources, HEAD_SIZE)
 

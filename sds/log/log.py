@@ -57,9 +57,7 @@ class Log:
         self._keeper_done = trio.Event()
         self._urgent_waiters = 0
         self._sync_requested = 0
-        self._closing = False
-        self._resting = False
-        self._stopped = False
+        self._closing = self._resting = self._stopped = False
         self._changed = trio.Event()
         self._prepare = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -333,9 +331,11 @@ class Log:
         ready, self._ready = list(self._ready), deque()
         while self._cached:
             self._drop_cached()
-        await self._copies.forget(ready)
-        self._free += [segment.slot for segment in ready] + self._set_aside
-        self._set_aside.clear()
+        try:
+            await self._copies.forget(ready)
+        finally:
+            self._free += [segment.slot for segment in ready] + self._set_aside
+            self._set_aside.clear()
         for slot in self._free:
             self._stage.give_back(slot)
 

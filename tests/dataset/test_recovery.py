@@ -12,7 +12,7 @@ from sds.dataset.recovery import different_pages
 from sds.pool.rows import SegmentRow
 from tests.sim.check import fsck, read_root, recover
 from tests.sim.effects import Fate
-from tests.sim.oracle import BLOCK
+from tests.sim.oracle import BLOCK, VolumeModel
 from tests.sim.schedule import run_seeded
 from tests.sim.workload import Script
 from tests.sim.world import UUID, Shape, World
@@ -202,3 +202,25 @@ def test_a_snapshot_whose_tree_was_never_written_gets_it_by_replay() -> None:
             assert await read_root(world, row.root, row.size_bytes) == script.models["v"].snapshots["s"].state
 
     run_seeded(again, 2)
+
+
+def test_a_segment_that_was_allocated_and_never_used_does_not_end_the_log() -> None:
+    """Letting go of prepared segments may be cut off or fail: a row without a file stays in the middle of the log."""
+    copies: list[World] = []
+
+    async def body() -> None:
+        async with script.open("v") as actor:
+            dataset = actor.dataset
+            await actor.write(0, 4 * BLOCK)
+            for _ in range(3):
+                script.world.catalog.allocate_segment(dataset.row.id, dataset.epoch, (1,))
+                for block in range(0, 60, 4):
+                    await actor.write(block * BLOCK, 4 * BLOCK)
+            copies.append(script.world.kill())
+            expected.update(script.expected(False))
+
+    script = Script(World.new(Shape()))
+    script.create("v")
+    expected: dict[str, VolumeModel] = {}
+    run_seeded(body, 1)
+    run_seeded(lambda: recover(copies[0], expected), 1)
