@@ -7,7 +7,7 @@
       4 ROLLBACK      snapshot id (8) | root (8) | size in bytes (8)
       5 PUT           length of key (2) | length of value (2) | key | value
       6 DELETE        length of key (2) | key
-      7 DELETE_RANGE  length of lo (2) | length of hi (2) | lo | hi
+      7 DROP          inode (8)
 
 Each operation is its tag (1 byte) and its fields. The operations of one payload are one atomic change.
 
@@ -81,14 +81,13 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteRange:
-    """Deletes lo <= key < hi."""
+class Drop:
+    """All items of this inode are deleted; its blocks are unmapped by an Unmap before."""
 
-    lo: bytes
-    hi: bytes
+    inode: int
 
 
-Operation = Unmap | Resize | Snapshot | Rollback | Put | Delete | DeleteRange
+Operation = Unmap | Resize | Snapshot | Rollback | Put | Delete | Drop
 
 
 def encode_txn(operations: Sequence[Operation]) -> bytes:
@@ -136,10 +135,8 @@ def _encode(operation: Operation) -> bytes:
         case Delete(key):
             assert 0 < len(key) <= KEY_SIZE_MAX
             return b"\x06" + _U16.pack(len(key)) + key
-        case DeleteRange(lo, hi):
-            assert lo < hi
-            assert max(len(lo), len(hi)) <= KEY_SIZE_MAX
-            return b"\x07" + _U16_U16.pack(len(lo), len(hi)) + lo + hi
+        case Drop(inode):
+            return b"\x07" + _U64.pack(inode)
 
 
 def _unmap(cursor: Cursor) -> Unmap:
@@ -180,14 +177,8 @@ def _delete(cursor: Cursor) -> Delete:
     return Delete(cursor.take(size))
 
 
-def _delete_range(cursor: Cursor) -> DeleteRange:
-    lo_size, hi_size = cursor.unpack(_U16_U16)
-    if max(lo_size, hi_size) > KEY_SIZE_MAX:
-        raise cursor.corrupt(f"DELETE_RANGE of keys of {lo_size} and {hi_size} bytes")
-    lo, hi = cursor.take(lo_size), cursor.take(hi_size)
-    if lo >= hi:
-        raise cursor.corrupt("DELETE_RANGE of an empty range")
-    return DeleteRange(lo, hi)
+def _drop(cursor: Cursor) -> Drop:
+    return Drop(*cursor.unpack(_U64))
 
 
 def _checked_size(cursor: Cursor, size_bytes: int) -> int:
@@ -203,5 +194,5 @@ _DECODERS: dict[int, Callable[[Cursor], Operation]] = {
     4: _rollback,
     5: _put,
     6: _delete,
-    7: _delete_range,
+    7: _drop,
 }

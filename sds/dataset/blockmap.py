@@ -13,33 +13,34 @@ Page key: inode << 44 | page index, so that pages of one inode are neighbours.
 
 from array import array
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 
-from sds.core.errors import Corrupt, Missing
 from sds.core.keys import MAP, map_key, map_page_index, map_range, split_key
 from sds.core.page import PAGE_BLOCKS, decode_value, new_page, value_block_count
 from sds.dataset import tree
-from sds.dataset.layer import Layer
+from sds.dataset.layer import Layer, Layers
 from sds.dataset.nodes import Nodes
 
 INODE_SHIFT: Final = 44
 INDEX_MASK: Final = (1 << INODE_SHIFT) - 1
 PAGE_SHIFT: Final = PAGE_BLOCKS.bit_length() - 1
-T = TypeVar("T")
 HOLES: Final = new_page()
 """The page of holes; shared, never changed (Y1)."""
 
 
 class BlockMap:
-    def __init__(self, nodes: Nodes, root: int, mapped_blocks: int, pages_max: int) -> None:
+    def __init__(self, nodes: Nodes, layers: Layers, mapped_blocks: int, pages_max: int) -> None:
         self._nodes = nodes
         self._pages_max = pages_max
-        self.root = root
+        self.layers = layers
         self.mapped_blocks = mapped_blocks
         self.pages: dict[int, array[int]] = {}
-        self.current = Layer()
-        self.frozen: deque[Layer] = deque()
+        for layer in reversed(layers.newest_first()):
+            if layer.base_root is not None:
+                self.pages.clear()
+            for key in [key for key in self.pages if key in layer.cleared]:
+                del self.pages[key]
+            self.pages |= layer.dirty
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -53,7 +54,7 @@ class BlockMap:
             if base == 0:
                 page = HOLES
             else:
-                loaded = await self._steadily(lambda: self._base(key), lambda root: self._load(root, key))
+                loaded = await tree.steadily(lambda: self._base(key), lambda root: self._load(root, key))
                 if loaded is None or base != self._base(key) or key in self.pages:
                     continue  # B3
                 page = loaded
@@ -63,26 +64,7 @@ class BlockMap:
 
     def _base(self, key: int) -> int:
         """The root of the tree that a page out of memory is in; 0: in none (B2)."""
-        for layer in (self.current, *reversed(self.frozen)):
-            if key in layer.cleared:
-                return 0
-            if layer.base_root is not None:
-                return layer.base_root
-        return self.root
-
-    async def _steadily(self, root_now: Callable[[], int], read: Callable[[int], Awaitable[T]]) -> T | None:
-        """What `read` finds in the tree; None if that is the tree no longer when it is done (B3).
-
-        Then an error does not count either: what the old tree refers to may have been swept meanwhile.
-        """
-        root = root_now()
-        try:
-            found = await read(root)
-        except (Corrupt, Missing):
-            if root == root_now():
-                raise
-            return None
-        return found if root == root_now() else None
+        return self.layers.base(lambda layer: key in layer.cleared)
 
     async def _load(self, root: int, key: int) -> "array[int]":
         value = await tree.get(self._nodes, root, map_key(key >> INODE_SHIFT, key & INDEX_MASK))
@@ -99,13 +81,13 @@ class BlockMap:
 
     def writable(self, key: int) -> "array[int] | None":
         """The page, to be changed in place now; None if it is not in memory."""
-        page = self.current.dirty.get(key)
+        page = self.layers.current.dirty.get(key)
         if page is None:
             page = self.pages.get(key)
             if page is None:
                 return None
             page = page[:]
-            self.current.dirty[key] = self.pages[key] = page
+            self.layers.current.dirty[key] = self.pages[key] = page
         return page
 
     def set_run(self, inode: int, block: int, count: int, address: int) -> None:
@@ -130,17 +112,24 @@ class BlockMap:
     def clear(self, inode: int, first: int, last: int, stored: dict[int, int]) -> None:
         """Pages first <= index < last become holes; O(pages in memory). `stored`: from `stored_counts`, just now."""
         low, high = inode << INODE_SHIFT | first, inode << INODE_SHIFT | last
-        if high - low < len(self.pages):
-            keys = [key for key in range(low, high) if key in self.pages]
-        else:
-            keys = [key for key in self.pages if low <= key < high]
-        for key in keys:
+        for key in self.pages_in_memory(inode, first, last):
             page = self.pages.pop(key)
             self.mapped_blocks -= PAGE_BLOCKS - page.count(0)
-            self.current.dirty.pop(key, None)
+            self.layers.current.dirty.pop(key, None)
             stored.pop(key, None)
-        self.mapped_blocks -= sum(count for key, count in stored.items() if self._base(key) != 0)
-        self.current.cleared.add(low, high)
+        self.mapped_blocks -= self.still_stored(stored)
+        self.layers.current.cleared.add(low, high)
+
+    def still_stored(self, stored: dict[int, int]) -> int:
+        """Mapped blocks of these pages, but for those that a layer has cleared."""
+        return sum(count for key, count in stored.items() if self._base(key) != 0)
+
+    def pages_in_memory(self, inode: int, first: int, last: int) -> list[int]:
+        """Keys of the pages first <= index < last that are in memory."""
+        low, high = inode << INODE_SHIFT | first, inode << INODE_SHIFT | last
+        if high - low < len(self.pages):
+            return [key for key in range(low, high) if key in self.pages]
+        return [key for key in self.pages if low <= key < high]
 
     async def stored_counts(self, inode: int, first: int, last: int) -> dict[int, int]:
         """Mapped blocks by page key, of the pages in the range that are in the tree now (B2) and not in memory.
@@ -149,7 +138,7 @@ class BlockMap:
         """
         low, high = map_range(inode, first, last)
         while True:
-            counts = await self._steadily(self._tree_of_absent, lambda root: self._counts(root, low, high))
+            counts = await tree.steadily(self._root_below, lambda root: self._counts(root, low, high))
             if counts is not None:
                 keys = ((inode << INODE_SHIFT | index, count) for index, count in counts.items())
                 return {key: count for key, count in keys if key not in self.pages}
@@ -171,46 +160,32 @@ class BlockMap:
             total += sum(value_block_count(value) for name, value in leaf if split_key(name)[1] == MAP)
         return total
 
-    def _tree_of_absent(self) -> int:
-        for layer in (self.current, *reversed(self.frozen)):
-            if layer.base_root is not None:
-                return layer.base_root
-        return self.root
+    def _root_below(self) -> int:
+        return self.layers.root_below
 
     def reset(self, root: int, mapped_blocks: int) -> None:
         """Rollback: everything is as in the tree `root` from now on."""
         self.pages.clear()
-        self.current.dirty.clear()
-        self.current.cleared.clear()
-        self.current.base_root = root
+        self.layers.current.roll_back(root)
         self.mapped_blocks = mapped_blocks
 
     # -- layers -----------------------------------------------------------------------------------------------------
 
     def freeze(self) -> Layer:
-        """The current layer becomes the youngest frozen one; what comes now goes into a new layer."""
-        layer = self.current
+        """The point in time of a checkpoint or snapshot."""
+        layer = self.layers.freeze()
         layer.mapped_blocks = self.mapped_blocks
-        self.frozen.append(layer)
-        self.current = Layer()
         return layer
-
-    def merged(self, layers: list[Layer], root: int) -> None:
-        """These, the oldest frozen layers, are in the tree `root` now."""
-        for layer in layers:
-            assert self.frozen[0] is layer
-            self.frozen.popleft()
-        self.root = root
 
     @property
     def dirty_pages(self) -> int:
-        return len(self.current.dirty) + sum(len(layer.dirty) for layer in self.frozen)
+        return len(self.layers.current.dirty) + sum(len(layer.dirty) for layer in self.layers.frozen)
 
     def _make_room(self) -> None:
         """Evict old pages that no layer needs; an eighth at a time, so that it is rare."""
         if len(self.pages) < self._pages_max:
             return
-        layers = (self.current.dirty, *(layer.dirty for layer in self.frozen))
+        layers = (self.layers.current.dirty, *(layer.dirty for layer in self.layers.frozen))
         victims = []
         for key in self.pages:
             if not any(key in dirty for dirty in layers):
@@ -249,7 +224,7 @@ class PageScan:
         """The indices up to the end of the next leaf of the tree; those in memory up to there join them."""
         blocks, high = self._map, self._inode << INODE_SHIFT
         while self._next < self._last and not self._found:
-            leaf = await blocks._steadily(blocks._tree_of_absent, self._next_leaf)
+            leaf = await tree.steadily(blocks._root_below, self._next_leaf)
             if leaf is None:
                 continue
             stored = [map_page_index(name) for name, _ in leaf]

@@ -23,6 +23,18 @@ class Unmapping:
     stored: dict[int, int]
     """Of the whole pages in the range: BlockMap.stored_counts."""
 
+    def freed(self) -> int:
+        """How many mapped blocks `apply` would make holes."""
+        count = self.blocks.still_stored(self.stored)
+        for block, blocks in partial_pages(self.first, self.count):
+            at = block & PAGE_BLOCKS - 1
+            page = self.blocks.pages[self.inode << INODE_SHIFT | block >> PAGE_SHIFT]
+            count += blocks - page[at : at + blocks].count(0)
+        low, high = whole_pages(self.first, self.count)
+        for key in self.blocks.pages_in_memory(self.inode, low, high):
+            count += PAGE_BLOCKS - self.blocks.pages[key].count(0)
+        return count
+
     def apply(self) -> None:
         for block, count in partial_pages(self.first, self.count):
             self.blocks.punch(self.inode, block, count)

@@ -13,7 +13,7 @@ import trio
 
 from sds.core.checkpoint_record import CheckpointRecord, Kind, SnapshotRecord, encode_checkpoint
 from sds.core.frame import CHECKPOINT, MAP, RAW
-from sds.core.keys import map_key, map_range
+from sds.core.keys import inode_range, map_key, map_range
 from sds.core.page import INLINE_SIZE_MAX, PAGE_BLOCKS, encode_page, inline_value, outside_value
 from sds.dataset import tree
 from sds.dataset.blockmap import INDEX_MASK, INODE_SHIFT, BlockMap
@@ -65,8 +65,8 @@ class Checkpointer:
 
     async def wait_turn(self) -> None:
         """C4: return when another layer may be frozen."""
-        while len(self._map.frozen) >= LAYERS_MAX:
-            await self.merge(self._map.frozen[0])
+        while len(self._map.layers.frozen) >= LAYERS_MAX:
+            await self.merge(self._map.layers.frozen[0])
 
     def forget(self, segments: list[int]) -> None:
         """The rows of these segments go with the next checkpoint (they lie beyond what recovery found)."""
@@ -77,17 +77,17 @@ class Checkpointer:
         while not layer.published.is_set():
             async with self._lock:
                 if not layer.published.is_set():
-                    layers = list(self._map.frozen)
+                    layers = list(self._map.layers.frozen)
                     for waiting in layers:
                         await waiting.ready.wait()
                     await self._publish(layers)
 
     async def _publish(self, layers: list[Layer]) -> None:
         """Merge these layers and publish the last one's root, with the roots of the snapshots among them."""
-        root = self._map.root
+        root = self._map.layers.root
         roots, mapped = {}, {}
         for layer in layers:
-            root = await self._merge_tree(layer, root)
+            layer.root = root = await self._merge_tree(layer, root)
             if layer.snapshot_id is not None:
                 roots[layer.snapshot_id] = root
                 mapped[layer.snapshot_id] = layer.mapped_blocks
@@ -105,7 +105,7 @@ class Checkpointer:
         for segment in sealed:
             del self._log.sealed_sizes[segment]
         del self._forget[: len(forget)]
-        self._map.merged(layers, root)
+        self._map.layers.merged(layers, root)
         self.count += 1
         for layer in layers:
             layer.published.set()
@@ -120,6 +120,9 @@ class Checkpointer:
             batch.items[map_key(key >> INODE_SHIFT, key & INDEX_MASK)] = await self._page_value(page)
             if number % PAGES_PER_STEP == 0:
                 await trio.lowlevel.checkpoint()
+        for low, high in layer.dropped:
+            batch.ranges.append((inode_range(low)[0], inode_range(high - 1)[1]))
+        batch.items.update(layer.items)
         return await tree.merge(self._nodes, base, batch)
 
     async def _page_value(self, page: "array[int]") -> bytes | None:

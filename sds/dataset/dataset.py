@@ -18,13 +18,15 @@ from typing import Final
 
 import trio
 
-from sds.core.errors import BadInput, Failed, Fenced, SdsError
+from sds.core.errors import Failed, Fenced, SdsError
 from sds.core.frame import HEADER_SIZE, RAW, TXN
 from sds.core.planner import checkpoint_interval_bytes
-from sds.core.txn import Operation, Resize, Rollback, Snapshot, Unmap, encode_txn
+from sds.core.txn import Delete, Drop, Operation, Put, Resize, Rollback, Snapshot, Unmap, encode_txn
 from sds.dataset.blockmap import BlockMap, page_keys
 from sds.dataset.changes import Unmapping, prepare_unmap
 from sds.dataset.checkpointer import Checkpointer
+from sds.dataset.items import Items
+from sds.dataset.layer import Layers
 from sds.dataset.nodes import Nodes, expect_root
 from sds.dataset.recovery import Mapped, Tail, make_durable, read_tail
 from sds.log.env import Env, sole_error
@@ -46,6 +48,8 @@ class Settings:
     stage_slots: int = 8
     map_pages_max: int = 1 << 16
     """Map pages in memory, about 1.2 KiB each."""
+    items_max: int = 1 << 18
+    """Changed items in memory (names, attributes, ...), about 250 bytes each; a checkpoint begins at half of it."""
     flush_delay_s: float = 5.0
     """Unflushed data is made durable after this time at the latest."""
     checkpoint_delay_s: float = 60.0
@@ -71,7 +75,9 @@ class Dataset:
         self.nodes = Nodes(self.reader, self.log)
         ref = row.checkpoint
         root, mapped = (ref.root, ref.mapped_blocks) if ref else (0, 0)
-        self.map = BlockMap(self.nodes, root, mapped, settings.map_pages_max)
+        self.layers = Layers(root)
+        self.map = BlockMap(self.nodes, self.layers, mapped, settings.map_pages_max)
+        self.items = Items(self.nodes, self.layers)
         self.checkpointer = Checkpointer(pool, row, epoch, env, self.log, self.map, self.nodes)
         self._stage = stage
         self._rolling_back = trio.Lock()
@@ -99,11 +105,16 @@ class Dataset:
         await self.checkpointer.wait_turn()
         await self.checkpointer.merge(self.checkpointer.freeze())
 
+    async def wait_item_room(self) -> None:
+        """P8: return when changed items may be added."""
+        if self.items.unmerged >= self.settings.items_max:
+            await self.checkpoint()
+
     async def newest_root(self) -> int:
         """The root of a published tree with everything up to now."""
-        if self.map.frozen or not self.map.current.is_empty:
+        if self.layers.frozen or not self.layers.current.is_empty:
             await self.checkpoint()
-        return self.map.root
+        return self.layers.root
 
     async def snapshot(self, name: str) -> SnapshotRow:
         """D3. Exists, NoSpace, Failed. A record in the log whose row was refused means nothing."""
@@ -226,8 +237,12 @@ class Dataset:
             case Rollback(_, root, size_bytes):
                 self.map.reset(root, await self.map.count_tree(root))
                 self.checkpointer.size_bytes = size_bytes
-            case _:
-                raise Failed(f"{self.row.name}: the log has a {type(change).__name__}, which a volume cannot have")
+            case Put(key, value):
+                self.items.put(key, value)
+            case Delete(key):
+                self.items.delete(key)
+            case Drop(inode):
+                self.items.drop(inode)
 
     # -- background ---------------------------------------------------------------------------------------------------
 
@@ -246,8 +261,8 @@ class Dataset:
                 idle_s, last_sequence = 0.0, self.log.sequence
                 self.log.wake()
             try:
-                if self.map.frozen:
-                    await self.checkpointer.merge(self.map.frozen[-1])
+                if self.layers.frozen:
+                    await self.checkpointer.merge(self.layers.frozen[-1])
                 if not self._snapshot_ids:
                     await self._reserve_snapshot_id()
                 if self._checkpoint_is_due(age_s):
@@ -271,7 +286,9 @@ class Dataset:
         limit = self.settings.checkpoint_bytes or checkpoint_interval_bytes(self.map.mapped_blocks)
         if written >= limit or self.map.dirty_pages >= self.settings.map_pages_max // 2:
             return True
-        return age_s >= self.settings.checkpoint_delay_s and not self.map.current.is_empty
+        if self.items.unmerged >= self.settings.items_max // 2:
+            return True
+        return age_s >= self.settings.checkpoint_delay_s and not self.layers.current.is_empty
 
     async def close(self) -> None:
         """Publish everything and end in order: the next opening has nothing to replay."""
@@ -297,8 +314,6 @@ async def open_dataset(
     pool: Pool, row: DatasetRow, env: Env, settings: Settings, holder: str
 ) -> AsyncIterator[Dataset]:
     """Recover and run a dataset whose lease the caller holds. Leaving the block in order closes it in order."""
-    if row.kind != "volume":
-        raise BadInput(f"{row.name} is a filesystem: this release opens volumes only")
     epoch = await env.run_blocking(pool.catalog.acquire, row.id, holder)
     stage = env.open_stage(pool.uuid, row.id, settings.stage_slots, pool.segment_size)
     try:

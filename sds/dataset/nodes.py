@@ -27,6 +27,13 @@ class Nodes:
         self._cache: OrderedDict[int, Node] = OrderedDict()
         self._compressor = Compressor(LZ4)
 
+    def cached(self, address: int) -> Node | None:
+        """The node if it is in memory."""
+        node = self._cache.get(address)
+        if node is not None:
+            self._cache.move_to_end(address)
+        return node
+
     async def read_node(self, address: int) -> Node:
         node = self._cache.get(address)
         if node is None:

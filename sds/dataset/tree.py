@@ -9,14 +9,21 @@ re-exported here.
 """
 
 from bisect import bisect_left, bisect_right
-from typing import Protocol, Self
+from collections.abc import Awaitable, Callable
+from typing import Protocol, Self, TypeVar
 
-from sds.core.errors import Corrupt
+from sds.core.errors import Corrupt, Missing
 from sds.core.node import Node
 from sds.dataset.batch import Batch
 from sds.dataset.merge import NodeStore, merge
 
-__all__ = ["Batch", "Diff", "NodeReader", "NodeStore", "Scan", "Walk", "diff", "get", "merge", "scan", "walk"]
+__all__ = [
+    "Batch", "Diff", "NodeReader", "NodeStore", "Scan", "Walk",
+    "diff", "get", "get_nowait", "leaf", "leaf_nowait", "merge", "scan", "steadily", "walk",
+]  # fmt: skip
+T = TypeVar("T")
+Cached = Callable[[int], Node | None]
+"""A node if it is in memory."""
 
 
 class NodeReader(Protocol):
@@ -35,6 +42,57 @@ async def get(store: NodeReader, root: int, key: bytes) -> bytes | None:
         child = bisect_right(node.keys, key) - 1
         address, level = node.children[child] if child >= 0 else 0, node.level - 1
     return None
+
+
+def get_nowait(cached: Cached, root: int, key: bytes) -> tuple[bool, bytes | None]:
+    """(True, the value or None) if all nodes on the way are in memory, else (False, None)."""
+    if not root:
+        return True, None
+    place = leaf_nowait(cached, root, key)
+    if place is None:
+        return False, None
+    leaf = place[0]
+    at = bisect_left(leaf.keys, key)
+    return True, leaf.values[at] if at < len(leaf.keys) and leaf.keys[at] == key else None
+
+
+def leaf_nowait(cached: Cached, root: int, key: bytes) -> tuple[Node, bytes | None] | None:
+    """(the leaf that the key is in if it is anywhere, a bound: keys from there on are in later leaves; None: it is the
+    last leaf). None: a node on the way is not in memory."""
+    address, beyond = root, None
+    while True:
+        node = cached(address)
+        if node is None or node.level == 0:
+            return None if node is None else (node, beyond)
+        child = max(bisect_right(node.keys, key) - 1, 0)
+        if child + 1 < len(node.keys):
+            beyond = node.keys[child + 1]
+        address = node.children[child]
+
+
+async def leaf(store: NodeReader, root: int, key: bytes) -> None:
+    """Bring into memory what `leaf_nowait` needs for this key."""
+    address, level = root, None
+    while address:
+        node = _checked(await store.read_node(address), address, level)
+        if node.level == 0:
+            return
+        address, level = node.children[max(bisect_right(node.keys, key) - 1, 0)], node.level - 1
+
+
+async def steadily(root_now: Callable[[], int], read: Callable[[int], Awaitable[T]]) -> T | None:
+    """What `read` finds in the tree; None if that is the tree no longer when it is done.
+
+    Then an error does not count either: what the old tree refers to may have been swept meanwhile.
+    """
+    root = root_now()
+    try:
+        found = await read(root)
+    except (Corrupt, Missing):
+        if root == root_now():
+            raise
+        return None
+    return found if root == root_now() else None
 
 
 def scan(store: NodeReader, root: int, lo: bytes = b"", hi: bytes | None = None) -> "Scan":

@@ -9,6 +9,7 @@ from typing import Final
 
 from sds.core.errors import Failed
 from sds.dataset.blockmap import BlockMap
+from sds.dataset.layer import Layers
 from sds.dataset.nodes import Nodes, expect_root
 from sds.log.env import Env
 from sds.log.reader import FrameReader
@@ -27,7 +28,7 @@ class SnapshotVolume(StatusReader):
         self._size_bytes = snapshot.size_bytes
         self._name = f"{pool.name}/{row.name}@{snapshot.name}"
         reader = FrameReader(pool, env, {})
-        blocks = BlockMap(Nodes(reader, None), self._root, snapshot.mapped_blocks, PAGES_MAX)
+        blocks = BlockMap(Nodes(reader, None), Layers(self._root), snapshot.mapped_blocks, PAGES_MAX)
         super().__init__(pool, row, blocks, reader)
 
     @property

@@ -13,9 +13,10 @@ from sds.core.errors import Corrupt, Missing, SdsError
 from sds.core.extent import CLEAN, DATA, DIRTY, HOLE, Extent, ExtentList
 from sds.core.page import PAGE_BLOCKS
 from sds.dataset.blockmap import INODE_SHIFT
+from sds.dataset.blockreader import TRIES, runs
 from sds.dataset.diff import ChangedRuns
 from sds.dataset.nodes import Nodes, expect_root
-from sds.volume.reading import INODE, TRIES, VolumeReader, runs
+from sds.volume.reading import INODE, VolumeReader
 
 PAGE_BYTES: Final = PAGE_BLOCKS << 12
 PAGES_PER_REQUEST: Final = 4096

@@ -8,19 +8,17 @@
 
 from typing import Final
 
-from sds.core.address import BLOCK_SIZE, BLOCKS_PER_FRAME
+from sds.core.address import BLOCK_SIZE
 from sds.core.errors import BadInput, Failed
-from sds.core.frame import BLOCKS, DATA, HEADER_SIZE, MORE, RAW, ZERO
+from sds.core.frame import DATA, HEADER_SIZE, RAW
 from sds.core.frame import Buffer as Buffer
 from sds.core.page import PAGE_BLOCKS
 from sds.dataset.blockmap import INODE_SHIFT, PAGE_SHIFT, page_keys
+from sds.dataset.blockwriter import BlockWriter, Frame, stored_bytes
 from sds.dataset.dataset import VOLUME_INODE, Dataset
-from sds.log.codec import Compressor
 from sds.volume.status import StatusReader
 
 BLOCK_MASK: Final = BLOCK_SIZE - 1
-COMPRESSED_BLOCKS: Final = 8
-"""Blocks compressed as one: larger is smaller on disk, and slower to read a single block of."""
 ZERO_BLOCKS_PER_STEP: Final = 1 << 14
 _KEY: Final = VOLUME_INODE << INODE_SHIFT
 _OFFSET_IN_PAGE: Final = PAGE_BLOCKS - 1
@@ -33,11 +31,10 @@ class Volume(StatusReader):
         super().__init__(dataset.pool, dataset.row, dataset.map, dataset.reader)
         self._dataset = dataset
         self._log = dataset.log
-        self._compressor = Compressor.named(dataset.row.properties.get("compress", "lz4"))
-        # Any piece fits into a fresh segment (Log.has_room), and a frame is small beside one.
-        self.piece_bytes = dataset.pool.segment_size // 4 & -BLOCK_SIZE
-        self._frame_blocks = min(BLOCKS_PER_FRAME, self.piece_bytes // BLOCK_SIZE // 2)
-        self.piece_bytes -= self.piece_bytes // 8 & -BLOCK_SIZE  # headers and tables
+        compress = dataset.row.properties.get("compress", "lz4")
+        self._writer = BlockWriter(dataset.map, dataset.log, dataset.pool.segment_size, compress)
+        self._compressor = self._writer.compressor
+        self.piece_bytes = self._writer.piece_bytes
 
     @property
     def size_bytes(self) -> int:
@@ -47,7 +44,8 @@ class Volume(StatusReader):
         return await self._dataset.newest_root()
 
     def compress_with(self, name: str) -> None:
-        self._compressor = Compressor.named(name)
+        self._writer.compress_with(name)
+        self._compressor = self._writer.compressor
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -83,39 +81,14 @@ class Volume(StatusReader):
         pages = self._map.pages
         if any(key not in pages for key in page_keys(VOLUME_INODE, first, count)):
             return False
-        frames = self._frames(data)
-        stored = sum(HEADER_SIZE + 8 * blocks + len(payload) for _, blocks, payload in frames)
-        return self._append(first, frames, stored)
+        return self._append(first, self._writer.frames(data))
 
-    def _append(self, first: int, frames: list[tuple[int, int, Buffer]], stored_bytes: int) -> bool:
+    def _append(self, first: int, frames: list[Frame]) -> bool:
         """D2: all frames of one operation and their place in the map, or nothing."""
-        if not self._log.has_room(stored_bytes, len(frames)):
+        if not self._log.has_room(stored_bytes(frames), len(frames)):
             return False
-        last = len(frames) - 1
-        for number, (codec, blocks, payload) in enumerate(frames):
-            flags = MORE if number < last else 0
-            address = self._log.append(
-                DATA, codec, flags, blocks, payload, blocks * BLOCK_SIZE, VOLUME_INODE, first, False
-            )
-            assert address, "has_room promised room"
-            self._map.set_run(VOLUME_INODE, first, blocks, address)
-            first += blocks
+        self._writer.append(VOLUME_INODE, first, frames)
         return True
-
-    def _frames(self, data: memoryview) -> list[tuple[int, int, Buffer]]:
-        """(codec, blocks, payload) of the frames that hold these blocks."""
-        frames: list[tuple[int, int, Buffer]] = []
-        position, end = 0, len(data)
-        while position < end:
-            piece = data[position : position + min(COMPRESSED_BLOCKS, self._frame_blocks) * BLOCK_SIZE]
-            packed = self._compressor.compress(piece)
-            if packed is None:
-                piece = data[position : position + self._frame_blocks * BLOCK_SIZE]
-                frames.append((BLOCKS if len(piece) > BLOCK_SIZE else RAW, len(piece) >> 12, piece))
-            else:
-                frames.append((self._compressor.codec, len(piece) >> 12, packed))
-            position += len(piece)
-        return frames
 
     async def write(self, offset: int, data: memoryview) -> None:
         """NoSpace, Failed; BadInput if the volume became smaller meanwhile."""
@@ -151,9 +124,9 @@ class Volume(StatusReader):
         tail = -(offset + len(data)) & BLOCK_MASK
         whole = bytearray(head + len(data) + tail)
         if head:
-            whole[:BLOCK_SIZE] = b"".join(await self.read_blocks(offset >> 12, 1))
+            whole[:BLOCK_SIZE] = b"".join(await self._blocks.blocks(VOLUME_INODE, offset >> 12, 1))
         if tail:
-            whole[-BLOCK_SIZE:] = b"".join(await self.read_blocks(offset + len(data) >> 12, 1))
+            whole[-BLOCK_SIZE:] = b"".join(await self._blocks.blocks(VOLUME_INODE, offset + len(data) >> 12, 1))
         whole[head : head + len(data)] = data
         return memoryview(whole)
 
@@ -194,17 +167,14 @@ class Volume(StatusReader):
     async def _write_zero_blocks(self, first: int, count: int) -> None:
         """Blocks that are allocated and read as zeros: frames without a payload."""
         while count:
-            step = min(count, self._frame_blocks * 8)
+            step = min(count, self._writer.frame_blocks * 8)
             for key in page_keys(VOLUME_INODE, first, step):
                 await self._map.page(key)
-            sizes = [min(self._frame_blocks, step - at) for at in range(0, step, self._frame_blocks)]
-            frames: list[tuple[int, int, Buffer]] = [(ZERO, size, b"") for size in sizes]
-            await self._log.wait_room(len(frames) * HEADER_SIZE, len(frames))
+            frames = self._writer.zero_frames(step)
+            await self._log.wait_room(stored_bytes(frames), len(frames))
             self._check_range(first << 12, step << 12)  # it may have been resized while we waited
             pages = self._map.pages
-            if all(key in pages for key in page_keys(VOLUME_INODE, first, step)) and self._append(
-                first, frames, len(frames) * HEADER_SIZE
-            ):
+            if all(key in pages for key in page_keys(VOLUME_INODE, first, step)) and self._append(first, frames):
                 first, count = first + step, count - step
 
     async def flush(self) -> None:

@@ -15,7 +15,7 @@ from sds.core.checkpoint_record import (
 from sds.core.errors import Corrupt
 from sds.core.txn import (
     Delete,
-    DeleteRange,
+    Drop,
     Operation,
     Put,
     Resize,
@@ -37,7 +37,7 @@ OPERATIONS = st.one_of(
     st.builds(Rollback, U64, U64, SIZES),
     st.builds(Put, KEYS, st.binary(max_size=300)),
     st.builds(Delete, KEYS),
-    st.tuples(KEYS, KEYS).filter(lambda pair: pair[0] < pair[1]).map(lambda pair: DeleteRange(*pair)),
+    st.builds(Drop, st.integers(0, (1 << 64) - 1)),
 )
 SNAPSHOTS = st.lists(
     st.builds(SnapshotRecord, U64, NAMES, U64, U64, SIZES, U64), max_size=4, unique_by=lambda s: s.snapshot_id
@@ -55,7 +55,7 @@ GOLDEN: list[tuple[Operation, str]] = [
     (Rollback(9, 0x20, 4096), "04" + "0900000000000000" + "2000000000000000" + "0010000000000000"),
     (Put(b"k", b"vv"), "05" + "0100" + "0200" + "6b" + "7676"),
     (Delete(b"k"), "06" + "0100" + "6b"),
-    (DeleteRange(b"a", b"bb"), "07" + "0100" + "0200" + "61" + "6262"),
+    (Drop(0x0102), "07" + "0201000000000000"),
 ]
 RECORD = CheckpointRecord(
     7, Kind.VOLUME, "vm1", 0x1122, 99, 1 << 30, 5, 4096, 12, (SnapshotRecord(3, "s", 0x20, 50, 4096, 1),)

@@ -14,7 +14,7 @@ from sds.core.names import segment_name
 from sds.core.node import Node, encode_node
 from sds.core.page import PAGE_BLOCKS, encode_page, inline_value, new_page, outside_value
 from sds.core.segment import HEAD_SIZE, TRAILER_SIZE
-from sds.core.txn import Delete, DeleteRange, Operation, Put, Resize, Rollback, Snapshot, Unmap, encode_txn
+from sds.core.txn import Delete, Drop, Operation, Put, Resize, Rollback, Snapshot, Unmap, encode_txn
 from sds.log.open_segment import OpenSegment
 from sds.log.stage import FileStage
 from sds.pool.label import Label, encode_label
@@ -32,7 +32,7 @@ OPERATIONS: tuple[tuple[str, Operation], ...] = (
     ("rollback", Rollback(3, pack_address(SEGMENT, 128), 1 << 30)),
     ("put", Put(b"key", b"value")),
     ("delete", Delete(b"key")),
-    ("delete-range", DeleteRange(b"a", b"b")),
+    ("drop", Drop(7)),
 )
 RECORD = CheckpointRecord(
     dataset_id=1, kind=Kind.VOLUME, name="vm", root=pack_address(SEGMENT, 128), sequence=99, size_bytes=1 << 30,

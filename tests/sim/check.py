@@ -16,6 +16,7 @@ from sds.core.page import PAGE_BLOCKS, decode_value
 from sds.dataset import tree
 from sds.dataset.blockmap import INODE_SHIFT, PAGE_SHIFT, BlockMap
 from sds.dataset.dataset import Settings
+from sds.dataset.layer import Layers
 from sds.dataset.nodes import Nodes
 from sds.log.reader import FrameReader
 from sds.volume.volume import Volume
@@ -75,7 +76,7 @@ async def match_snapshots(world: World, model: VolumeModel, dataset_id: int) -> 
 async def read_root(world: World, root: int, size_bytes: int) -> State:
     """The content of a tree, block by block."""
     reader = FrameReader(world.pool(), world.env(), {})
-    blocks = BlockMap(Nodes(reader, None), root, 0, 64)
+    blocks = BlockMap(Nodes(reader, None), Layers(root), 0, 64)
     found = {}
     try:
         async for index in blocks.mapped_pages(1, 0, -(-size_bytes // (BLOCK * PAGE_BLOCKS))):

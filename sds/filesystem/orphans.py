@@ -1,0 +1,109 @@
+"""Inodes without names: kept while somebody has them open, then deleted.
+
+    last name goes ──▶ ORPHAN ──forgotten by the kernel, not open──▶ deleted (items, blocks, counted off)
+                         └──── after a crash: found when the filesystem is opened ────▶ deleted
+
+  OR1  The ORPHAN item is made in the transaction that takes the last name, and goes in the one that deletes the inode.
+  OR2  An orphan that cannot be deleted now (the pool has failed, a map page is damaged) stays one; it is tried again
+       when the filesystem is opened.
+"""
+
+import logging
+from collections.abc import Collection, Iterable
+from functools import partial
+from typing import Final
+
+from sds.core.errors import SdsError
+from sds.core.keys import DATASET_INODE, ORPHAN, kind_range
+from sds.core.page import PAGE_BLOCKS
+from sds.dataset.changes import prepare_unmap
+from sds.dataset.dataset import Dataset
+from sds.dataset.section import Wait, run
+from sds.dataset.transaction import Transaction
+from sds.filesystem.attributes import Attr
+from sds.filesystem.files import pages_of
+from sds.filesystem.inodes import load_attr, load_counters, orphan_key, store_counters
+
+TOGETHER: Final = 32
+"""Orphans without blocks that are deleted in one transaction."""
+_log = logging.getLogger(__name__)
+
+
+class Orphans:
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._waiting: set[int] = set()
+        self._forgotten: set[int] = set()
+
+    def note(self, attr: Attr) -> None:
+        """An inode has lost a name."""
+        if not attr.nlink:
+            self._waiting.add(attr.inode)
+
+    async def forgotten(self, inodes: Iterable[int], opened: Collection[int]) -> None:
+        """The kernel has let go of these inodes."""
+        mine = self._waiting.intersection(inodes)
+        self._forgotten.update(inode for inode in mine if inode in opened)
+        await self._delete([inode for inode in mine if inode not in opened])
+
+    async def released(self, inode: int) -> None:
+        """Nobody has this inode open any more."""
+        if inode in self._forgotten:
+            await self._delete([inode])
+
+    async def find(self, opened: Collection[int]) -> None:
+        """Delete what a crash left; what is open stays."""
+        self._waiting.clear()
+        self._forgotten.clear()
+        low, high = kind_range(DATASET_INODE, ORPHAN)
+        while low < high:
+            found, low = await run(partial(self._dataset.items.batch, low, high))
+            inodes = [int.from_bytes(name[-8:], "big") for name, _ in found]
+            self._waiting.update(inodes)
+            await self.forgotten(inodes, opened)
+
+    async def _delete(self, inodes: Iterable[int]) -> None:
+        plain: list[int] = []
+        for inode in inodes:
+            self._waiting.discard(inode)
+            self._forgotten.discard(inode)
+            try:
+                if (await run(partial(load_attr, self._dataset.items, inode))).blocks:
+                    await self._delete_file(inode)
+                    continue
+            except (SdsError, OSError) as error:
+                _log.warning("%s: an unlinked inode, %d, stays: %s", self._dataset.row.name, inode, error)
+                continue
+            plain.append(inode)
+        for at in range(0, len(plain), TOGETHER):
+            await self._delete_plain(plain[at : at + TOGETHER])
+
+    async def _delete_plain(self, inodes: list[int]) -> None:
+        try:
+            await run(lambda: self._remove(inodes, Transaction(self._dataset)))
+        except SdsError as error:
+            _log.warning("%s: %d unlinked inodes stay: %s", self._dataset.row.name, len(inodes), error)
+
+    async def _delete_file(self, inode: int) -> None:
+        """One that has blocks."""
+        blocks = self._dataset.map
+        while True:
+            attr = await run(partial(load_attr, self._dataset.items, inode))
+            change = await prepare_unmap(blocks, inode, 0, pages_of(attr.size_bytes) * PAGE_BLOCKS)
+            tx = Transaction(self._dataset)
+            tx.unmap(change)
+            try:
+                self._remove([inode], tx)
+            except Wait as wait:
+                until = wait.until
+            else:
+                return
+            await until()
+
+    def _remove(self, inodes: list[int], tx: Transaction) -> None:
+        for inode in inodes:
+            tx.drop(inode)
+            tx.delete(orphan_key(inode))
+        counters = load_counters(self._dataset.items)
+        store_counters(tx, counters._replace(inodes=counters.inodes - len(inodes)))
+        tx.commit(frees=True)
