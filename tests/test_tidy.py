@@ -17,9 +17,9 @@ FUNCTION_LINES_MAX = 60
 # From the bottom up; a package imports itself and what stands before it.
 LAYERS = (
     "sds.core", "backends", "sds.pool", "sds.log", "sds.dataset", "sds.maintenance",
-    "sds.volume", "sds.filesystem", "sds.replication", "sds.nbd", "sds.daemon", "sds.cli",
+    "sds.volume", "sds.filesystem", "sds.replication", "sds.nbd", "fuse", "sds.daemon", "sds.cli",
 )  # fmt: skip
-# Packages beside the ladder, with all that they may import of ours.
+# Packages that stand on the ladder, but may import of ours only this.
 BESIDE = {"fuse": ("fuse", "sds.filesystem", "sds.core")}
 # Each of these third-party packages has one home.
 HOMES = {"pyfuse3": ("fuse",), "boto3": ("backends",), "botocore": ("backends",), "sqlalchemy": ("sds.pool",)}
