@@ -5,6 +5,10 @@ from pathlib import Path
 
 from bench.amplification import bench_amplification
 from bench.fio import SIX_JOBS
+from bench.fs_snapshot import bench_fs_snapshot
+from bench.fuse import DEFAULT, bench_fuse, jobs_named
+from bench.fuse import Plan as FusePlan
+from bench.fuse_jobs import JOBS
 from bench.nbd import Plan, bench_nbd, cases
 from bench.reopen import bench_open
 from bench.scan import bench_scan
@@ -24,6 +28,19 @@ def parser() -> argparse.ArgumentParser:
     nbd.add_argument("--runtime", type=float, default=5.0, metavar="SECONDS", help="of one sample (5)")
     nbd.add_argument("--rounds", type=int, default=3, help="samples per job and side (3)")
     nbd.add_argument("--jobs", nargs="+", choices=[job.name for job in SIX_JOBS], help="only these")
+    fuse = verbs.add_parser("fuse", parents=[common], help="a mounted filesystem beside the ceiling and its peers")
+    fuse.add_argument("--rounds", type=int, default=3, help="samples per job and side (3)")
+    fuse.add_argument("--runtime", type=float, default=5.0, metavar="SECONDS", help="of one sample, at most (5)")
+    fuse.add_argument("--size", default="1G", help="of the file of the data jobs (1G)")
+    fuse.add_argument("--files", type=int, default=3000, help="of the metadata jobs (3000)")
+    fuse.add_argument("--tree", type=int, default=10_000, metavar="FILES", help="in the tarball (10000)")
+    fuse.add_argument("--only", metavar="JOB,...", help=", ".join(job.name for job in JOBS))
+    fuse.add_argument("--peers", metavar="NAME,...", help=f"beside sds and null (of {', '.join(DEFAULT[2:])})")
+    fuse.add_argument("--sides", metavar="NAME,...", help="exactly these; null:writeback=on, sds:OPTION are others")
+    fuse.add_argument("--s3ql-dir", type=Path, help="where mount.s3ql is (default: PATH)")
+    kept = verbs.add_parser("fs-snapshot", parents=[common], help="snapshots of a filesystem with a million files")
+    kept.add_argument("--files", type=int, default=1_000_000)
+    kept.add_argument("--rounds", type=int, default=5)
     scan = verbs.add_parser("scan", parents=[common], help="cold end-to-end read after random writes")
     scan.add_argument("--size", default="4G")
     scan.add_argument("--rounds", type=int, default=3)
@@ -48,6 +65,14 @@ def main() -> None:
         case "nbd":
             chosen = cases(its.jobs, with_cold=can_drop_caches())
             bench_nbd(Plan(its.size, its.runtime, its.rounds, chosen), its.directory, its.json)
+        case "fuse":
+            jobs = jobs_named(its.only.split(",") if its.only else None, can_drop_caches())
+            peers = its.peers.split(",") if its.peers is not None else DEFAULT[2:]
+            sides = its.sides.split(",") if its.sides else [*DEFAULT[:2], *filter(None, peers)]
+            counts = (its.rounds, its.runtime, its.size, its.files, its.tree)
+            bench_fuse(FusePlan(jobs, *counts, tuple(sides), its.s3ql_dir), its.directory, its.json)
+        case "fs-snapshot":
+            bench_fs_snapshot(its.files, its.rounds, its.directory, its.json)
         case "scan":
             bench_scan(its.size, its.rounds, its.directory, its.json)
         case "snapshot":

@@ -10,8 +10,10 @@
        then does the loop end. A mount in use is left alone (Busy), or with `force` detached, and those who
        use it get ENOTCONN.
   MO3  An invalidation may wait for a request of ours: it runs in a thread. While one runs the session is not closed.
-  MO4  The first request has been answered when the mount is announced. What the kernel may be told to do better is
+  MO4  The kernel's greeting has been answered when the mount is announced. What the kernel may be told to do better is
        told after that, for its greeting would undo it.
+  MO5  No thread of this process ever waits for its own mount: if the process were killed then, the thread would wait for
+       an answer that can never come, and keep the connection open for ever. Processes of their own do that.
 """
 
 import errno
@@ -60,7 +62,7 @@ class Mount:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._loop, nursery.cancel_scope)
-                await self._first_request()
+                await self._greeted()
                 task_status.started()
                 announced = True
         finally:
@@ -89,12 +91,9 @@ class Mount:
             self._error = error
         scope.cancel()
 
-    async def _first_request(self) -> None:
+    async def _greeted(self) -> None:
         """MO4."""
-        try:
-            await trio.to_thread.run_sync(os.stat, self.mountpoint, abandon_on_cancel=True)
-        except OSError as error:
-            _log.warning("%s: the root directory cannot be read: %s", self.mountpoint, error.strerror)
+        await self._operations.greeted.wait()
         if self._mounted is not None:
             tune(self._mounted, self._options.read_ahead_kib, self._options.background)
 

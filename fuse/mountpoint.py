@@ -1,7 +1,7 @@
 """A mountpoint as the system sees it: whether it can be used, what is mounted there, how it is unmounted and tuned.
 
-  MP1  Nothing here waits for a reply of the filesystem itself, but for `unmount` and `sync`: these run in a thread
-       while the requests they cause are served.
+  MP1  Nothing here waits for a reply of the filesystem itself, but for the processes that `unmount` and `sync` start:
+       these are called in a thread while the requests they cause are served.
   MP2  A mount is recognised by its device number in /proc/self/mountinfo: another one at the same place is not ours.
 """
 
@@ -89,17 +89,19 @@ def check_system() -> None:
 
 
 def unmount(path: str, *, lazily: bool = False) -> str | None:
-    """None when it is done, else why not. Waits until the kernel has written everything back, unless `lazily`."""
-    flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazily else 0)
-    if _libc.umount2(os.fsencode(path), flags) == 0:
+    """None when it is done, else why not. Waits until the kernel has written everything back, unless `lazily`. By a
+    process of its own (MO5 of mount.py)."""
+    as_root = os.geteuid() == 0 and shutil.which("umount") is not None
+    program = ["umount", "-i"] if as_root else ["fusermount3", "-u"]
+    if lazily:
+        program.append("-l" if as_root else "-z")
+    try:
+        done = subprocess.run([*program, "--", path], capture_output=True, text=True, errors="replace", check=False)
+    except FileNotFoundError:
+        return f"the program {program[0]} is missing"
+    if done.returncode == 0:
         return None
-    number = ctypes.get_errno()
-    program = shutil.which("fusermount3")
-    if number != errno.EPERM or program is None:
-        return os.strerror(number)
-    command = [program, "-u", *(["-z"] if lazily else []), "--", path]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    return None if done.returncode == 0 else done.stderr.strip() or f"fusermount3 exits with {done.returncode}"
+    return done.stderr.strip().rpartition(": ")[2].rstrip(".") or f"{program[0]} exits with {done.returncode}"
 
 
 def abort(path: str) -> None:
@@ -109,13 +111,11 @@ def abort(path: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Have the kernel write back what it holds for the filesystem that is mounted here."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(handle) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    finally:
-        os.close(handle)
+    """Have the kernel write back what it holds for the filesystem that is mounted here. MO5 of mount.py: a process of
+    its own waits, not a thread of the one that has to answer."""
+    done = subprocess.run(["sync", "-f", "--", path], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(errno.EIO, done.stderr.strip() or "sync failed")
 
 
 def tune(mounted: Mounted, read_ahead_kib: int, background: int) -> None:

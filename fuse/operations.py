@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from fuse.handler import Handlers
@@ -55,6 +56,8 @@ class Operations(pyfuse3.Operations):
         self.enable_writeback_cache = writeback_cache
         self.enable_acl = acl
         self._tree = tree
+        self.greeted = trio.Event()
+        """The kernel has asked who we are, and was answered."""
         self._batch = BATCH_MIN
         self._absent = _absent(TIMEOUT_S)
         self._absent_now = _absent(0.0)
@@ -62,6 +65,9 @@ class Operations(pyfuse3.Operations):
             handler = getattr(self, name) if xattrs or name in NAMES else _refuse  # OP5
             setattr(self, name, self.handlers.wrap(name, handler))
         setattr(self, "forget", self.handlers.wrap_forget(self.forget))  # noqa: B010 (a method is replaced)
+
+    def init(self) -> None:
+        self.greeted.set()
 
     # -- names --------------------------------------------------------------------------------------------------------
 

@@ -122,7 +122,7 @@ class Checkpointer:
                 await trio.lowlevel.checkpoint()
         for low, high in layer.dropped:
             batch.ranges.append((inode_range(low)[0], inode_range(high - 1)[1]))
-        batch.items.update(layer.items)
+        batch.items.update(layer.items.values)
         return await tree.merge(self._nodes, base, batch)
 
     async def _page_value(self, page: "array[int]") -> bytes | None:

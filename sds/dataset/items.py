@@ -27,8 +27,8 @@ class Items:
         layers = self.layers
         root = layers.root
         for layer in layers.newest_first():
-            if key in layer.items:
-                return layer.items[key]
+            if key in layer.items.values:
+                return layer.items.values[key]
             if layer.dropped and int.from_bytes(key[:8], "big") in layer.dropped:
                 return None
             if layer.base_root is not None:
@@ -57,9 +57,8 @@ class Items:
             first, last = bisect_left(leaf.keys, low), bisect_left(leaf.keys, end)
             found = dict(zip(leaf.keys[first:last], leaf.values[first:last], strict=True))
         for layer in layers:
-            at = layer.items.bisect_left(low) + BATCH_MAX
-            if at < len(layer.items):
-                end = min(end, layer.items.peekitem(at)[0])
+            far = layer.items.key_after(low, BATCH_MAX)
+            end = end if far is None else min(end, far)
         for layer in reversed(layers):
             _overlay(found, layer, low, end)
         return sorted(item for item in found.items() if item[0] < end), end
@@ -83,10 +82,10 @@ class Items:
     # -- changing -----------------------------------------------------------------------------------------------------
 
     def put(self, key: bytes, value: bytes) -> None:
-        self.layers.current.items[key] = value
+        self.layers.current.items.put(key, value)
 
     def delete(self, key: bytes) -> None:
-        self.layers.current.items[key] = None
+        self.layers.current.items.put(key, None)
 
     def drop(self, inode: int) -> None:
         self.layers.current.drop(inode)
@@ -111,8 +110,8 @@ def _overlay(found: dict[bytes, bytes], layer: Layer, low: bytes, end: bytes) ->
     if layer.dropped:
         for key in [key for key in found if split_key(key)[0] in layer.dropped]:
             del found[key]
-    for key in layer.items.irange(low, end, (True, False)):
-        value = layer.items[key]
+    for key in layer.items.range(low, end):
+        value = layer.items.values[key]
         if value is None:
             found.pop(key, None)
         else:

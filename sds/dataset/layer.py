@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
-from sortedcontainers import SortedDict
 
 from sds.core.intervals import Intervals
 from sds.core.keys import inode_range
+from sds.dataset.sorted_items import SortedItems
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +28,7 @@ class Layer:
     """Page key -> page."""
     cleared: Intervals = field(default_factory=Intervals)
     """Page keys whose pages were dropped."""
-    items: "SortedDict[bytes, bytes | None]" = field(default_factory=SortedDict)
+    items: SortedItems = field(default_factory=SortedItems)
     """Tree key -> value (None: deleted), of all kinds but map pages."""
     dropped: Intervals = field(default_factory=Intervals)
     """Inodes of which everything was deleted."""
@@ -51,13 +51,11 @@ class Layer:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.dirty or self.cleared or self.items or self.dropped) and self.base_root is None
+        return not (self.dirty or self.cleared or len(self.items) or self.dropped) and self.base_root is None
 
     def drop(self, inode: int) -> None:
         """Items of this inode are gone; Y2."""
-        low, high = inode_range(inode)
-        for key in list(self.items.irange(low, high, inclusive=(True, False))):
-            del self.items[key]
+        self.items.drop(*inode_range(inode))
         self.dropped.add(inode, inode + 1)
 
     def roll_back(self, root: int) -> None:

@@ -13,7 +13,7 @@
 from dataclasses import dataclass
 
 from sds.core.frame import HEADER_SIZE, RAW, TXN
-from sds.core.txn import Delete, Drop, Operation, Put, Unmap, encode_txn
+from sds.core.txn import TXN_SIZE_MAX, Drop, Operation, Unmap, encode_delete, encode_put, encode_txn
 from sds.dataset.blockmap import page_keys
 from sds.dataset.blockwriter import BlockWriter, Frame, stored_bytes
 from sds.dataset.changes import Unmapping
@@ -88,10 +88,13 @@ class Transaction:
         self._apply()
 
     def _payload(self) -> bytes:
-        operations: list[Operation] = [Unmap(u.inode, u.first, u.count) for u in self._unmappings]
-        operations += map(Drop, self._dropped)
-        operations += (Delete(k) if v is None else Put(k, v) for k, v in self._changed.items())
-        return encode_txn(operations) if operations else b""
+        parts = [encode_delete(k) if v is None else encode_put(k, v) for k, v in self._changed.items()]
+        if self._unmappings or self._dropped:
+            first: list[Operation] = [Unmap(u.inode, u.first, u.count) for u in self._unmappings]
+            parts.insert(0, encode_txn([*first, *map(Drop, self._dropped)]))
+        payload = b"".join(parts)
+        assert len(payload) <= TXN_SIZE_MAX
+        return payload
 
     def _check_room(self, payload_bytes: int, frees: bool) -> None:
         dataset, log = self._dataset, self._dataset.log

@@ -5,8 +5,8 @@
   FS1  Each operation is one section (sds.dataset.section) with one transaction: atomic, in the order in which they
        return. A write of more than a piece (a quarter of a segment) is several in a row.
   FS2  fsync makes everything durable that returned before it, of whatever file: a group commit.
-  FS3  An inode without names lives as long as it is open or the kernel knows it (`forget`); then it is deleted. After
-       a crash all of them are deleted when the filesystem is opened.
+  FS3  An inode without names lives as long as it is open, a directory or a file with blocks as long as the kernel knows
+       it (`forget`); then it is deleted. After a crash all of them are deleted when the filesystem is opened.
   FS4  Contents or owner of a file change: suid, sgid and capabilities go. The caller's privileges are not looked at.
   FS5  Permissions are checked by whoever calls (the kernel, with default_permissions).
 """
@@ -42,7 +42,7 @@ from sds.filesystem.attributes import (
 )
 from sds.filesystem.edit import Edit
 from sds.filesystem.files import Files, Known
-from sds.filesystem.inodes import error, load_counters, store_chunks, symlink_prefix
+from sds.filesystem.inodes import error, load_attr, load_counters, store_chunks, symlink_prefix
 from sds.filesystem.orphans import Orphans
 from sds.filesystem.space import Space, free_bytes_of
 from sds.filesystem.view import FilesystemView
@@ -94,7 +94,7 @@ class Filesystem(FilesystemView):
     def _edit(self) -> Edit:
         if self._gate is not None:
             raise Wait(self._gate.wait)
-        return Edit(self.dataset, self.seed(), self._clock())
+        return Edit(self.dataset, self.seed(), self._clock(), self._opened)
 
     # -- names --------------------------------------------------------------------------------------------------------
 
@@ -144,18 +144,18 @@ class Filesystem(FilesystemView):
 
     def _unlink(self, parent: int, name: bytes) -> None:
         edit = self._edit()
-        attr = namespace.unlink(edit, parent, name)
+        namespace.unlink(edit, parent, name)
         edit.commit(frees=True)
-        self.orphans.note(attr)
+        self.orphans.note(edit.orphaned)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         await run(partial(self._rmdir, parent, name))
 
     def _rmdir(self, parent: int, name: bytes) -> None:
         edit = self._edit()
-        attr = namespace.rmdir(edit, parent, name, self._is_empty(edit, parent, name))
+        namespace.rmdir(edit, parent, name, self._is_empty(edit, parent, name))
         edit.commit(frees=True)
-        self.orphans.note(attr)
+        self.orphans.note(edit.orphaned)
 
     async def rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> None:
         """`flags`: NOREPLACE 1, EXCHANGE 2 (sds/filesystem/namespace.py)."""
@@ -164,10 +164,9 @@ class Filesystem(FilesystemView):
     def _rename(self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         edit = self._edit()
         is_empty = self._is_empty(edit, new_parent, new_name)
-        lost = namespace.rename(edit, old_parent, old_name, new_parent, new_name, flags, is_empty)
-        edit.commit(frees=lost is not None)
-        if lost is not None:
-            self.orphans.note(lost)
+        namespace.rename(edit, old_parent, old_name, new_parent, new_name, flags, is_empty)
+        edit.commit()
+        self.orphans.note(edit.orphaned)
 
     def _is_empty(self, edit: Edit, parent: int, name: bytes) -> bool:
         """Is this a directory without entries? (What is no directory has none.)"""
@@ -300,13 +299,12 @@ class Filesystem(FilesystemView):
     def _touch(self, inode: int) -> None:
         """The time of access, if it says something that is not known (relatime) and can be had at once."""
         try:
-            edit = self._edit()
-            attr, now = edit.attr(inode), edit.now_ns
-            if attr.atime_ns > max(attr.mtime_ns, attr.ctime_ns, now - DAY_NS):
+            attr, now = load_attr(self.items, inode), self._clock()
+            if attr.atime_ns > max(attr.mtime_ns, attr.ctime_ns, now - DAY_NS) or attr.atime_ns == now:
                 return
-            if attr.atime_ns != now:
-                edit.store(attr._replace(atime_ns=now))
-                edit.commit()
+            edit = self._edit()
+            edit.store(attr._replace(atime_ns=now))
+            edit.commit()
         except (Wait, OSError, SdsError):
             return
 

@@ -1,8 +1,8 @@
 """Names: making, linking, moving and removing them. Each function is what one edit does; the caller commits.
 
   NS1  A directory's nlink is 2 + its subdirectories, any other inode's the number of its names.
-  NS2  An inode without names stays as an orphan (its ORPHAN item is made in the same edit), until nobody has it open;
-       it is found again after a crash.
+  NS2  An inode without names goes in the same edit, or stays as an orphan (its ORPHAN item is made in the same edit)
+       while it is open or the kernel may know it; it is found again after a crash.
   NS3  A directory is never moved into its own subtree, so directories are always a tree with the root on top.
   NS4  Every change of a directory sets its mtime and ctime, every change of an inode's names its ctime.
 """
@@ -16,7 +16,7 @@ from sds.filesystem.acl import decode_acl, encode_acl, inherit
 from sds.filesystem.attributes import INODE_MAX, NLINK_MAX, ROOT_INODE, XATTRS, Attr, Owner
 from sds.filesystem.edit import Edit
 from sds.filesystem.entries import Link
-from sds.filesystem.inodes import error, load_chunks, orphan_key, store_chunks, xattr_prefix
+from sds.filesystem.inodes import error, load_chunks, store_chunks, xattr_prefix
 
 NOREPLACE: Final = 1
 EXCHANGE: Final = 2
@@ -27,7 +27,7 @@ _DIRECTORY: Final = stat.S_IFDIR >> 12
 
 def make(edit: Edit, parent: int, name: bytes, mode: int, rdev: int, owner: Owner) -> Attr:
     """A new inode of any type with its first name. EEXIST, ENOENT (the parent was removed), ENOTDIR."""
-    above = edit.directory(parent)
+    before = above = edit.directory(parent)
     if edit.find(parent, name) is not None:
         raise error(errno.EEXIST)
     counters = edit.counters()
@@ -49,7 +49,7 @@ def make(edit: Edit, parent: int, name: bytes, mode: int, rdev: int, owner: Owne
         above = above._replace(nlink=above.nlink + 1)
     attr = _inherit_acl(edit, above, attr)
     edit.insert(parent, name, attr)
-    edit.store(edit.changed(above))
+    edit.update(before, edit.changed(above))
     edit.store(attr)
     return attr
 
@@ -83,22 +83,22 @@ def link(edit: Edit, inode: int, parent: int, name: bytes) -> Attr:
     attr = attr._replace(nlink=attr.nlink + 1, ctime_ns=edit.now_ns, parent=parent)
     edit.insert(parent, name, attr)
     edit.store(attr)
-    edit.store(edit.changed(above))
+    edit.update(above, edit.changed(above))
     return attr
 
 
-def unlink(edit: Edit, parent: int, name: bytes) -> Attr:
-    """A name goes that is not a directory's. The inode's attributes afterwards."""
+def unlink(edit: Edit, parent: int, name: bytes) -> None:
+    """A name goes that is not a directory's."""
     above = edit.directory(parent)
     attr = edit.attr(edit.expect(parent, name).inode)
     if attr.is_directory:
         raise error(errno.EISDIR)
     edit.remove(parent, name)
-    edit.store(edit.changed(above))
-    return _lose_name(edit, attr)
+    edit.update(above, edit.changed(above))
+    _lose_name(edit, attr)
 
 
-def rmdir(edit: Edit, parent: int, name: bytes, is_empty: bool) -> Attr:
+def rmdir(edit: Edit, parent: int, name: bytes, is_empty: bool) -> None:
     """The name of a directory goes. `is_empty`: see `is_empty_directory`. ENOTDIR, ENOTEMPTY."""
     above = edit.directory(parent)
     attr = edit.attr(edit.expect(parent, name).inode)
@@ -108,13 +108,13 @@ def rmdir(edit: Edit, parent: int, name: bytes, is_empty: bool) -> Attr:
         raise error(errno.ENOTEMPTY)
     edit.remove(parent, name)
     edit.store(edit.changed(above._replace(nlink=above.nlink - 1)))
-    return _lose_name(edit, attr)
+    _lose_name(edit, attr)
 
 
 def rename(
     edit: Edit, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, flags: int, is_empty: bool
-) -> Attr | None:
-    """The inode that lost its name, if one did. `is_empty`: of what is there now, if it is a directory."""
+) -> None:
+    """`is_empty`: of what is there now, if it is a directory."""
     if flags & ~(NOREPLACE | EXCHANGE) or flags == NOREPLACE | EXCHANGE:
         raise error(errno.EINVAL)
     edit.directory(old_parent)
@@ -125,15 +125,15 @@ def rename(
     if flags & EXCHANGE and target is None:
         raise error(errno.ENOENT)
     if target is not None and source.inode == target.inode:
-        return None
+        return
     _check_no_loop(edit, source, new_parent)
     if target is not None and flags & EXCHANGE:
         _check_no_loop(edit, target, old_parent)
         _exchange(edit, (old_parent, old_name, source), (new_parent, new_name, target))
-        return None
+        return
     if target is not None:
         _check_replaceable(source, target, is_empty)
-    return _move(edit, (old_parent, old_name, source), (new_parent, new_name, target))
+    _move(edit, (old_parent, old_name, source), (new_parent, new_name, target))
 
 
 Place = tuple[int, bytes, Link]
@@ -160,26 +160,23 @@ def _check_replaceable(source: Link, target: Link, is_empty: bool) -> None:
         raise error(errno.ENOTEMPTY)
 
 
-def _move(edit: Edit, old: Place, new: tuple[int, bytes, Link | None]) -> Attr | None:
+def _move(edit: Edit, old: Place, new: tuple[int, bytes, Link | None]) -> None:
     old_parent, old_name, source = old
     new_parent, new_name, target = new
     attr = edit.attr(source.inode)._replace(parent=new_parent, ctime_ns=edit.now_ns)
-    lost = None
     edit.remove(old_parent, old_name)
     if target is None:
         edit.insert(new_parent, new_name, attr)
     else:
         edit.replace(new_parent, new_name, attr)
-        lost = _lose_name(edit, edit.attr(target.inode))
-        if lost.is_directory:
+        _lose_name(edit, edit.attr(target.inode))
+        if target.type == _DIRECTORY:
             _count_subdirectory(edit, new_parent, -1)
     edit.store(attr)
     if attr.is_directory:
         _count_subdirectory(edit, old_parent, -1)
         _count_subdirectory(edit, new_parent, +1)
-    for parent in {old_parent, new_parent}:
-        edit.store(edit.changed(edit.attr(parent)))
-    return lost
+    _stamp(edit, {old_parent, new_parent})
 
 
 def _exchange(edit: Edit, one: Place, other: Place) -> None:
@@ -188,8 +185,14 @@ def _exchange(edit: Edit, one: Place, other: Place) -> None:
         edit.replace(parent, name, attr)
         edit.store(attr)
         _count_subdirectory(edit, parent, (come.type == _DIRECTORY) - (gone.type == _DIRECTORY))
-    for parent in {one[0], other[0]}:
-        edit.store(edit.changed(edit.attr(parent)))
+    _stamp(edit, {one[0], other[0]})
+
+
+def _stamp(edit: Edit, directories: set[int]) -> None:
+    """NS4."""
+    for directory in sorted(directories):
+        attr = edit.attr(directory)
+        edit.update(attr, edit.changed(attr))
 
 
 def _count_subdirectory(edit: Edit, directory: int, difference: int) -> None:
@@ -197,14 +200,14 @@ def _count_subdirectory(edit: Edit, directory: int, difference: int) -> None:
     edit.store(attr._replace(nlink=attr.nlink + difference))
 
 
-def _lose_name(edit: Edit, attr: Attr) -> Attr:
+def _lose_name(edit: Edit, attr: Attr) -> None:
     """NS1, NS2."""
     nlink = 0 if attr.is_directory else attr.nlink - 1
     attr = attr._replace(nlink=nlink, ctime_ns=edit.now_ns)
-    edit.store(attr)
-    if not nlink:
-        edit.put(orphan_key(attr.inode), b"")
-    return attr
+    if nlink:
+        edit.store(attr)
+    else:
+        edit.lose_last_name(attr)
 
 
 def entries_range(directory: int) -> tuple[bytes, bytes]:

@@ -4,14 +4,17 @@
                          └──── after a crash: found when the filesystem is opened ────▶ deleted
 
   OR1  The ORPHAN item is made in the transaction that takes the last name, and goes in the one that deletes the inode.
-  OR2  An orphan that cannot be deleted now (the pool has failed, a map page is damaged) stays one; it is tried again
+  OR2  What is deleted is an orphan at that moment: a rollback may have given names back to what waited here.
+  OR3  An orphan that cannot be deleted now (the pool has failed, a map page is damaged) stays one; it is tried again
        when the filesystem is opened.
 """
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 from typing import Final
+
+import trio
 
 from sds.core.errors import SdsError
 from sds.core.keys import DATASET_INODE, ORPHAN, kind_range
@@ -20,7 +23,6 @@ from sds.dataset.changes import prepare_unmap
 from sds.dataset.dataset import Dataset
 from sds.dataset.section import Wait, run
 from sds.dataset.transaction import Transaction
-from sds.filesystem.attributes import Attr
 from sds.filesystem.files import pages_of
 from sds.filesystem.inodes import load_attr, load_counters, orphan_key, store_counters
 
@@ -35,10 +37,9 @@ class Orphans:
         self._waiting: set[int] = set()
         self._forgotten: set[int] = set()
 
-    def note(self, attr: Attr) -> None:
-        """An inode has lost a name."""
-        if not attr.nlink:
-            self._waiting.add(attr.inode)
+    def note(self, inodes: Iterable[int]) -> None:
+        """These have become orphans."""
+        self._waiting.update(inodes)
 
     async def forgotten(self, inodes: Iterable[int], opened: Collection[int]) -> None:
         """The kernel has let go of these inodes."""
@@ -79,28 +80,45 @@ class Orphans:
             await self._delete_plain(plain[at : at + TOGETHER])
 
     async def _delete_plain(self, inodes: list[int]) -> None:
+        """Those without blocks; what got blocks meanwhile is deleted as a file."""
+
+        def section() -> list[int]:
+            items = self._dataset.items
+            orphans = [inode for inode in inodes if self._is_orphan(inode)]
+            files = [inode for inode in orphans if load_attr(items, inode).blocks]
+            self._remove([inode for inode in orphans if inode not in files], Transaction(self._dataset))
+            return files
+
         try:
-            await run(lambda: self._remove(inodes, Transaction(self._dataset)))
-        except SdsError as error:
+            for inode in await run(section):
+                await self._delete_file(inode)
+        except (SdsError, OSError) as error:
             _log.warning("%s: %d unlinked inodes stay: %s", self._dataset.row.name, len(inodes), error)
 
     async def _delete_file(self, inode: int) -> None:
         """One that has blocks."""
         blocks = self._dataset.map
-        while True:
+        while await run(partial(self._is_orphan, inode)):
             attr = await run(partial(load_attr, self._dataset.items, inode))
             change = await prepare_unmap(blocks, inode, 0, pages_of(attr.size_bytes) * PAGE_BLOCKS)
             tx = Transaction(self._dataset)
             tx.unmap(change)
             try:
-                self._remove([inode], tx)
+                if load_attr(self._dataset.items, inode) == attr and self._is_orphan(inode):
+                    self._remove([inode], tx)
+                    return
+                until: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
             except Wait as wait:
                 until = wait.until
-            else:
-                return
             await until()
 
+    def _is_orphan(self, inode: int) -> bool:
+        """OR2. Wait."""
+        return self._dataset.items.get(orphan_key(inode)) is not None
+
     def _remove(self, inodes: list[int], tx: Transaction) -> None:
+        if not inodes:
+            return
         for inode in inodes:
             tx.drop(inode)
             tx.delete(orphan_key(inode))
