@@ -1,8 +1,8 @@
 """What every handler is wrapped in: errors to errno, metrics, the log of slow operations, the access log.
 
   H1  A wrapped handler ends with a result, with FUSEError, or cancelled. Anything else would end the mount.
-  H2  A handler is wrapped once, when the operations are made; the wrapper never waits, so that a buffer that a read
-      returns is still stable when pyfuse3 sends it.
+  H2  A handler is wrapped once, when the operations are made; the wrapper only waits when the handler has failed, so
+      that a buffer that a read returns is still stable when pyfuse3 sends it.
   H3  ENOSYS makes the kernel never ask again: only handlers that say so themselves (FUSEError) may answer it.
   H4  A forget has no reply, and pyfuse3 expects no error of it: its errors are only logged.
 
@@ -10,7 +10,7 @@ What an error becomes:
 
     OSError                           its errno (without one: EIO, logged)
     NoSpace, BadInput, Exists, Busy   ENOSPC, EINVAL, EEXIST, EBUSY
-    Corrupt, BackendError, Missing    EIO, logged with the operation and the inode
+    Corrupt, BackendError, Missing    EIO, logged with the operation, the inode and its path
     Failed, Fenced                    EROFS for a change, else EIO (the worker has told about it already)
     anything else                     EIO, logged with its traceback
 """
@@ -59,6 +59,8 @@ class Handlers:
         self._tell_above_s = slow_s if access is None else -1.0
         self._slow_s = slow_s
         self._access = access
+        self.path_of: Callable[[int], Awaitable[str]] | None = None
+        """Of an inode, for the log."""
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """By operation, of those that were asked for; seconds from the request to its reply."""
@@ -83,7 +85,8 @@ class Handlers:
                 meter.errors += 1
                 raise
             except Exception as error:
-                outcome = to_errno(name, arguments, error)
+                outcome = to_errno(name, error)
+                await self._log_failure(name, arguments, error)
                 meter.errors += 1
                 raise FUSEError(outcome) from None
             finally:
@@ -96,6 +99,24 @@ class Handlers:
                     self._tell(name, arguments, outcome, seconds)
 
         return handle
+
+    async def _log_failure(self, name: str, arguments: tuple[Any, ...], error: Exception) -> None:
+        """Of what is not an answer, but a defect: of stored data, or of ours."""
+        error = sole(error)
+        if isinstance(error, Corrupt | BackendError | Missing):
+            _log.error("%s of %s: %s", name, await self._described(arguments), error)
+        elif not isinstance(error, SdsError) and not (isinstance(error, OSError) and error.errno):
+            _log.error("%s of %s failed unexpectedly", name, await self._described(arguments), exc_info=error)
+
+    async def _described(self, arguments: tuple[Any, ...]) -> str:
+        """Every handler has its inode, its directory or its file handle, which is an inode, in front."""
+        inode = arguments[0] if arguments else None
+        if self.path_of is None or not isinstance(inode, int):
+            return f"inode {inode if isinstance(inode, int) else '?'}"
+        try:
+            return f"inode {inode}, {await self.path_of(inode)}"
+        except Exception:  # H1
+            return f"inode {inode}"
 
     def wrap_forget(self, handler: Handler) -> Handler:
         """H4."""
@@ -121,26 +142,23 @@ class Handlers:
                 _log.exception("the access log ends here")
 
 
-def to_errno(name: str, arguments: tuple[Any, ...], error: Exception) -> int:
-    """The table above."""
+def sole(error: Exception) -> Exception:
+    """What a group of one holds."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
+    return error
+
+
+def to_errno(name: str, error: Exception) -> int:
+    """The table above."""
+    error = sole(error)
     if isinstance(error, OSError) and error.errno:
         return errno.EOPNOTSUPP if error.errno == errno.ENOSYS else error.errno  # H3
     if isinstance(error, Failed | Fenced):
         return errno.EROFS if name in CHANGES else errno.EIO
-    if isinstance(error, Corrupt | BackendError | Missing):
-        _log.error("%s of inode %s: %s", name, inode_of(arguments), error)
-        return errno.EIO
-    if isinstance(error, SdsError):
+    if isinstance(error, SdsError) and not isinstance(error, Corrupt | BackendError | Missing):
         return error.errno
-    _log.error("%s of inode %s failed unexpectedly", name, inode_of(arguments), exc_info=error)
     return errno.EIO
-
-
-def inode_of(arguments: tuple[Any, ...]) -> str:
-    """Every handler has its inode, its directory or its file handle, which is an inode, in front."""
-    return str(arguments[0]) if arguments and isinstance(arguments[0], int) else "?"
 
 
 def shown(value: object) -> str:

@@ -12,8 +12,8 @@
   MO3  An invalidation may wait for a request of ours: it runs in a thread. While one runs the session is not closed.
   MO4  The kernel's greeting has been answered when the mount is announced. What the kernel may be told to do better is
        told after that, for its greeting would undo it.
-  MO5  No thread of this process ever waits for its own mount: if the process were killed then, the thread would wait for
-       an answer that can never come, and keep the connection open for ever. Processes of their own do that.
+  MO5  No thread of this process ever waits for its own mount: if the process were killed then, the thread would wait
+       for an answer that can never come, and keep the connection open for ever. Processes of their own do that.
 """
 
 import errno

@@ -24,7 +24,6 @@ DEVICE: Final = "/dev/fuse"
 KIND: Final = f"fuse.{SUBTYPE}"
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
 MNT_FORCE: Final = 1
-MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8
 _FIELD_DEVICE: Final = 2
 _FIELD_POINT: Final = 4

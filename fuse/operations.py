@@ -56,6 +56,7 @@ class Operations(pyfuse3.Operations):
         self.enable_writeback_cache = writeback_cache
         self.enable_acl = acl
         self._tree = tree
+        self.handlers.path_of = tree.path_of
         self.greeted = trio.Event()
         """The kernel has asked who we are, and was answered."""
         self._batch = BATCH_MIN

@@ -79,6 +79,9 @@ class RawFile:
             buffers = await self._device.read(offset, length)
         return buffers[0] if len(buffers) == 1 else b"".join(buffers)
 
+    async def path_of(self, inode: int) -> str:
+        return "/" if inode == ROOT_INODE else "/" + os.fsdecode(self._name)
+
     async def statfs(self) -> Statfs:
         return Statfs(BLOCK, -(-self._device.size_bytes // BLOCK), 0, 0, 1, 0)
 

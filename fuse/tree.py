@@ -34,6 +34,9 @@ class Tree(Protocol):
 
     async def statfs(self) -> Statfs: ...
 
+    async def path_of(self, inode: int, /) -> str:
+        """For messages; any text that helps."""
+
     async def open(self, inode: int, /) -> None: ...
 
     async def release(self, inode: int, /) -> None: ...

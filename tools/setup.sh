@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PACKAGES=(qemu-utils qemu-system-x86 qemu-block-extra nbdkit libnbd-bin python3-libnbd fio busybox-static cpio
-          e2fsprogs kmod strace)
+          e2fsprogs kmod strace fuse3 libfuse3-dev pkg-config gcc stress-ng attr acl)
 GUEST=.cache/guest
 STAMP=.venv/.sds-setup
 LOG=.cache/setup.log
@@ -29,6 +29,16 @@ find_python() {
     done
 }
 
+# whether programs can be compiled for this Python
+has_headers() {
+    "$1" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+}
+
+# whether pyfuse3 can be built: it comes as source only
+can_build_fuse() {
+    command -v gcc >/dev/null && pkg-config --exists fuse3 2>/dev/null && has_headers "$1"
+}
+
 have_apt() { command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; }
 
 refresh_index() {
@@ -41,6 +51,7 @@ install_packages() {
     local missing=() name python
     python=$(find_python)
     [ -n "$python" ] && { "$python" -c 'import ensurepip, venv' 2>/dev/null || PACKAGES+=(python3-venv); }
+    [ -n "$python" ] && { has_headers "$python" || PACKAGES+=(python3-dev); }
     if ! have_apt; then
         say "no apt here: tests that need these are skipped unless you install them: ${PACKAGES[*]}"
         return
@@ -63,11 +74,12 @@ install_packages() {
 apt_install() { apt-get install -q -y --no-install-recommends "$@" >>"$LOG" 2>&1; }
 
 make_venv() {
-    local python want
-    want=$(cat pyproject.toml tools/setup.sh | sha256sum)
-    [ -x .venv/bin/sds ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$want" ] && return
+    local python want extras=dev,fuse
     python=$(find_python)
     [ -n "$python" ] || { say "Python 3.11 or newer is missing: install python3"; exit 1; }
+    can_build_fuse "$python" || extras=dev
+    want=$(echo "$extras" | cat - pyproject.toml tools/setup.sh | sha256sum)
+    [ -x .venv/bin/sds ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$want" ] && return
     if [ ! -x .venv/bin/pip ]; then
         say "making .venv"
         rm -rf .venv
@@ -75,10 +87,17 @@ make_venv() {
             { rm -rf .venv; say "cannot make .venv: install python3-venv (see $LOG)"; exit 1; }
     fi
     say "installing Python packages"
-    .venv/bin/pip install -q --disable-pip-version-check -e '.[dev]' >>"$LOG" 2>&1 ||
+    [ "$extras" = dev ] && say "without FUSE, so tests that mount are skipped: it needs fuse3 libfuse3-dev gcc python3-dev"
+    if [ "$extras" != dev ] && ! pip_install "$extras"; then
+        say "pyfuse3 cannot be built (see $LOG): going on without FUSE"
+        extras=dev
+    fi
+    [ "$extras" != dev ] || pip_install dev ||
         { tail -3 "$LOG" >&2; say "pip failed (see $LOG): is the package index reachable?"; exit 1; }
     echo "$want" >"$STAMP"
 }
+
+pip_install() { .venv/bin/pip install -q --disable-pip-version-check -e ".[$1]" >>"$LOG" 2>&1; }
 
 # libnbd's Python binding comes from Debian only. The environment does not see Debian's packages, on purpose, so the
 # two files of this one are linked into it.

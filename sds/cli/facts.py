@@ -2,7 +2,8 @@
 
 | field            | meaning                                                                                         |
 |------------------|-------------------------------------------------------------------------------------------------|
-| size_bytes       | logical: how large a volume claims to be                                                        |
+| size_bytes       | logical: how large a volume claims to be; 0 for a filesystem                                    |
+| quota_bytes      | filesystems only: what may be used; null: no limit but the pool                                 |
 | used_bytes       | mapped: blocks that are not holes, uncompressed, seen from this dataset or snapshot alone       |
 | stored_bytes     | segments that this dataset wrote, compressed, with overwritten blocks not swept yet, all copies |
 | family_stored_bytes | the same for all that may share data: it, its snapshots and clones, destroyed relatives      |
@@ -54,12 +55,15 @@ def _of_dataset(home: Home, pool: PoolRow, row: DatasetRow, snapshots: int) -> F
     used, written = (row.checkpoint.mapped_blocks * 4096, row.checkpoint.written_bytes) if row.checkpoint else (0, 0)
     held = holders(home.lock_path(pool.uuid, row.id))
     facts: Facts = {
-        "name": f"{pool.name}/{row.name}", "kind": "volume" if row.kind == "volume" else "fs",
+        "name": f"{pool.name}/{row.name}", "kind": row.kind,
         "size_bytes": row.size_bytes, "used_bytes": used, "stored_bytes": 0, "family_stored_bytes": 0,
         "written_bytes": written, "compress_ratio": None, "snapshots": snapshots, "created_at": row.created_at,
         "origin_snapshot_id": row.origin_snapshot, "holder": str(held[0]) if held else None,
         "pid": held[0].pid if held else None, "state": "open" if held else "closed", "error": None,
     }  # fmt: skip
+    if row.kind == "fs":
+        quota = row.properties.get("quota")
+        facts["quota_bytes"] = int(quota) if quota else None
     if held and held[0].socket:
         live = _live(Path(held[0].socket))
         facts |= {key: live[key] for key in ("size_bytes", "used_bytes", "written_bytes") if key in live}
@@ -83,7 +87,7 @@ def _of_snapshot(home: Home, pool: PoolRow, row: DatasetRow, snapshot: SnapshotR
         "name": f"{pool.name}/{row.name}@{snapshot.name}", "kind": "snapshot", "id": snapshot.id,
         "size_bytes": snapshot.size_bytes,
         "used_bytes": None if snapshot.root is None else snapshot.mapped_blocks * 4096,
-        "created_at": snapshot.created_at, "holder": ", ".join(map(str, held)) or None,
+        "created_at": snapshot.created_at, "holder": ", ".join(dict.fromkeys(map(str, held))) or None,
         "pid": held[0].pid if held else None, "state": "open" if held else "closed",
     }  # fmt: skip
 

@@ -52,6 +52,7 @@ def _print(found: list[Facts]) -> None:
         if facts.get("error"):
             state = f"FAILED: {facts['error']}"
         stored, written = facts.get("stored_bytes"), facts.get("written_bytes")
-        counts = [size(facts["size_bytes"]), size(facts["used_bytes"]), size(stored), size(written)]
+        limit = facts.get("quota_bytes") or facts["size_bytes"] or None  # a filesystem has no size of its own
+        counts = [size(limit), size(facts["used_bytes"]), size(stored), size(written)]
         rows.append([facts["name"], facts["kind"], *counts, str(facts.get("snapshots", "-")), state])
     print_table(["NAME", "KIND", ">SIZE", ">USED", ">STORED", ">WRITTEN", ">SNAPSHOTS", "IN USE BY"], rows)

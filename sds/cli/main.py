@@ -65,3 +65,7 @@ def _say(message: str, code: int) -> int:
     one_line = " ".join(message.split())
     print(f"sds: {one_line}", file=sys.stderr)
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,10 +3,12 @@
 import argparse
 from typing import Any
 
+from sds.core.errors import BadInput
+
 LATER = {
-    "fs": "filesystems", "mount": "filesystems", "unmount": "filesystems", "send": "replication",
-    "receive": "replication", "promote": "replication", "replicate": "replication", "daemon": "the supervisor",
-    "export": "the supervisor", "schedule": "the supervisor", "health": "the supervisor", "top": "the supervisor",
+    "send": "replication", "receive": "replication", "promote": "replication", "replicate": "replication",
+    "daemon": "the supervisor", "export": "the supervisor", "schedule": "the supervisor", "health": "the supervisor",
+    "top": "the supervisor",
 }  # fmt: skip
 
 
@@ -49,14 +51,16 @@ class Verbs:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="sds", description="Software-defined storage: pools, volumes, snapshots.")
+    parser = _Parser(prog="sds", description="Software-defined storage: pools, volumes, filesystems.")
     parser.add_argument("--home", help="where sds keeps its state (or SDS_HOME)")
     verbs = Verbs(parser)
     _pool_verbs(verbs.group("pool", "make and look after pools"))
     _volume_verbs(verbs.group("volume", "make and resize volumes"))
+    _filesystem_verbs(verbs.group("fs", "make filesystems"))
     _dataset_verbs(verbs)
     _snapshot_verbs(verbs)
     _serve_verb(verbs)
+    _mount_verbs(verbs)
     for name, what in LATER.items():
         verbs.add_later(name, what)
     return parser
@@ -101,6 +105,13 @@ def _volume_verbs(verbs: Verbs) -> None:
     resize.add_argument("--force", action="store_true", help="even if data beyond the new end is lost")
 
 
+def _filesystem_verbs(verbs: Verbs) -> None:
+    create = verbs.add("create", "filesystems:create", "make a filesystem")
+    create.add_argument("target", metavar="POOL/FS")
+    create.add_argument("--compress", choices=("lz4", "zstd", "off"), help="lz4 if not given")
+    create.add_argument("--quota", metavar="SIZE", help="what its files may occupy together; none if not given")
+
+
 def _dataset_verbs(verbs: Verbs) -> None:
     listing = verbs.add("list", "listing:show", "datasets and snapshots", lists=True)
     listing.add_argument("target", metavar="POOL[/DS]", nargs="?")
@@ -140,4 +151,34 @@ def _serve_verb(verbs: Verbs) -> None:
     place.add_argument("--socket", metavar="PATH", help="a unix socket")
     place.add_argument("--listen", metavar="HOST:PORT", help="a TCP port; 0 chooses one")
     serve.add_argument("--export-name", metavar="NAME", help="the volume's name if not given")
-    serve.add_argument("--stage-slots", metavar="N", type=int, default=8, help="segments in memory (8)")
+    _add_stage_slots(serve)
+
+
+def _mount_verbs(verbs: Verbs) -> None:
+    mount = verbs.add("mount", "mount:start", "mount a filesystem, or a volume as one file, on a directory")
+    mount.add_argument("target", metavar="POOL/DS[@SNAP]")
+    mount.add_argument("directory", metavar="DIR")
+    mount.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground until interrupted")
+    mount.add_argument(
+        "-o", dest="options", metavar="OPTION,...", action="append", default=[], type=_mount_option,
+        help="ro, allow_other, noatime, nosuid, nodev, noexec, writeback, home=DIR, ...",
+    )  # fmt: skip
+    mount.add_argument("--access-log", metavar="FILE", help="one line for every request")
+    mount.add_argument("--log", metavar="FILE", help="with -f: where messages go once it is mounted")
+    _add_stage_slots(mount)
+    unmount = verbs.add("unmount", "unmount:start", "unmount, and wait until everything is durable and closed")
+    unmount.add_argument("target", metavar="DIR|POOL/DS[@SNAP]")
+
+
+def _mount_option(text: str) -> str:
+    from sds.cli.mount_options import parse_options
+
+    try:
+        parse_options([text])
+    except BadInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _add_stage_slots(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stage-slots", metavar="N", type=int, default=8, help="segments in memory (8)")

@@ -1,35 +1,83 @@
 """`sds get|set`: properties of datasets.
 
-| property | values         | meaning                                                    |
-|----------|----------------|------------------------------------------------------------|
-| compress | lz4, zstd, off | how blocks that are written from now on are compressed     |
+| property | values         | of             | meaning                                                |
+|----------|----------------|----------------|--------------------------------------------------------|
+| compress | lz4, zstd, off | all            | how blocks that are written from now on are compressed |
+| quota    | SIZE, none     | filesystems    | what its files may occupy together                     |
+
+The catalog keeps a quota as its bytes in decimal; none is the absence of the property.
 """
 
 from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
 from sds.cli.output import print_json, print_table
-from sds.cli.session import catalog_of, environment, holder, home_of, open_named, run
+from sds.cli.session import catalog_of, environment, holder, home_of, kind_name, open_named, run
 from sds.core.errors import BadInput
 from sds.core.names import parse_dataset
-from sds.core.units import shown
+from sds.core.units import format_size, parse_size, shown
 from sds.daemon.operate import operate, worker_socket
+from sds.pool.rows import DatasetKind, DatasetRow
 
-VALUES = {"compress": ("lz4", "zstd", "off")}
-DEFAULTS = {"compress": "lz4"}
+COMPRESS: Final = ("lz4", "zstd", "off")
+QUOTA_BYTES_MIN: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    parse: Callable[[str], str | None]
+    """What the user wrote -> what the catalog keeps; None: the property goes, the default counts."""
+    show: Callable[[str | None], str]
+    value: Callable[[str | None], object]
+    """For programs."""
+    kinds: tuple[DatasetKind, ...] = ("volume", "fs")
+
+
+def parse_quota(text: str) -> str | None:
+    if text == "none":
+        return None
+    size_bytes = parse_size(text)
+    if size_bytes < QUOTA_BYTES_MIN:
+        raise BadInput(f"quota={shown(text)}: use {format_size(QUOTA_BYTES_MIN)} or more, or none")
+    return str(size_bytes)
+
+
+def _parse_compress(text: str) -> str:
+    if text not in COMPRESS:
+        raise BadInput(f"compress={shown(text)}: use {', '.join(COMPRESS)}")
+    return text
+
+
+PROPERTIES: Final = {
+    "compress": Property(_parse_compress, lambda kept: kept or "lz4", lambda kept: kept or "lz4"),
+    "quota": Property(
+        parse_quota,
+        lambda kept: format_size(int(kept), exact=True) if kept else "none",
+        lambda kept: int(kept) if kept else None,
+        ("fs",),
+    ),
+}
 
 
 def get(arguments: Namespace) -> None:
     target = parse_dataset(arguments.target)
     if arguments.property is not None:
-        _check_known(arguments.property)
+        _known(arguments.property)
     with catalog_of(home_of(arguments), target.pool) as catalog:
         row = catalog.dataset(target.dataset)
-    names = [arguments.property] if arguments.property else list(VALUES)
-    found = {name: row.properties.get(name, DEFAULTS[name]) for name in names}
+    names = [name for name, one in PROPERTIES.items() if row.kind in one.kinds]
+    if arguments.property is not None:
+        names = [arguments.property]
+        _check_has(row, arguments.property)
     if arguments.json:
-        print_json(found)
+        print_json({name: PROPERTIES[name].value(row.properties.get(name)) for name in names})
         return
-    rows = [[name, value, "set" if name in row.properties else "default"] for name, value in found.items()]
+    rows = [
+        [name, PROPERTIES[name].show(row.properties.get(name)), "set" if name in row.properties else "default"]
+        for name in names
+    ]
     print_table(["PROPERTY", "VALUE", "SOURCE"], rows)
 
 
@@ -42,6 +90,8 @@ async def _change(arguments: Namespace) -> None:
     wanted = dict(_parse(text) for text in arguments.settings)
     async with open_named(home_of(arguments), target.pool) as pool:
         row = pool.catalog.dataset(target.dataset)
+        for name in wanted:
+            _check_has(row, name)
         me = holder(f"set {target}")
         for name, value in wanted.items():
             if worker_socket(pool, row):
@@ -51,16 +101,19 @@ async def _change(arguments: Namespace) -> None:
         await pool.backup()
 
 
-def _parse(text: str) -> tuple[str, str]:
+def _parse(text: str) -> tuple[str, str | None]:
     name, equals, value = text.partition("=")
     if not equals:
         raise BadInput(f"{shown(text)} sets nothing: write PROPERTY=VALUE")
-    if value not in _check_known(name):
-        raise BadInput(f"{name}={shown(value)}: use {', '.join(VALUES[name])}")
-    return name, value
+    return name, _known(name).parse(value)
 
 
-def _check_known(name: str) -> tuple[str, ...]:
-    if name not in VALUES:
-        raise BadInput(f"{shown(name)} is no property: there is {', '.join(VALUES)}")
-    return VALUES[name]
+def _known(name: str) -> Property:
+    if name not in PROPERTIES:
+        raise BadInput(f"{shown(name)} is no property: there is {', '.join(PROPERTIES)}")
+    return PROPERTIES[name]
+
+
+def _check_has(row: DatasetRow, name: str) -> None:
+    if row.kind not in PROPERTIES[name].kinds:
+        raise BadInput(f"{row.name} is a {kind_name(row.kind)} and has no {name}")

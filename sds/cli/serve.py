@@ -4,13 +4,12 @@ import os
 from argparse import Namespace
 
 from sds.cli.session import environment, home_of, open_named, run
+from sds.cli.settings import settings_of
 from sds.core.errors import BadInput
 from sds.core.names import parse_target
-from sds.daemon.front import Endpoint
-from sds.daemon.worker import serve_snapshot, serve_volume
-from sds.dataset.dataset import Settings
+from sds.daemon.nbd_front import Endpoint
+from sds.daemon.serving import serve_volume
 
-STAGE_SLOTS_MAX = 64
 DEFAULT_PORT = 10809
 
 
@@ -21,19 +20,14 @@ def start(arguments: Namespace) -> None:
 async def _serve(arguments: Namespace) -> None:
     target = parse_target(arguments.target)
     home = home_of(arguments)
-    if not 2 <= arguments.stage_slots <= STAGE_SLOTS_MAX:
-        raise BadInput(f"--stage-slots {arguments.stage_slots}: use 2 to {STAGE_SLOTS_MAX}")
+    settings = settings_of(arguments)
     async with open_named(home, target.pool) as pool:
         row = pool.catalog.dataset(target.dataset)
         if row.kind != "volume":
-            raise BadInput(f"{target} is a filesystem: only volumes can be served")
+            raise BadInput(f"{target} is a filesystem, and only volumes can be served: `sds mount {target} DIR`")
         default_path = str(home.run_dir / f"{str(target).replace('/', '-')}.nbd")
         endpoint = _endpoint(arguments, default_path, target.snapshot or target.dataset)
-        if target.snapshot is not None:
-            await serve_snapshot(pool, row, target.snapshot, endpoint, environment(), str(target), announce)
-        else:
-            settings = Settings(stage_slots=arguments.stage_slots)
-            await serve_volume(pool, row, endpoint, settings, environment(), str(target), announce)
+        await serve_volume(pool, row, target.snapshot, endpoint, settings, environment(), announce)
 
 
 def announce(line: str) -> None:

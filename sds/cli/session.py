@@ -17,6 +17,7 @@ from sds.pool.catalog import Catalog
 from sds.pool.home import Home
 from sds.pool.lease import Holder
 from sds.pool.pool import Pool, open_pool
+from sds.pool.rows import DatasetKind
 
 T = TypeVar("T")
 clock = time.time
@@ -42,6 +43,11 @@ def environment() -> Env:
 
 def holder(what: str) -> Holder:
     return Holder.me(f"sds {what}")
+
+
+def kind_name(kind: DatasetKind) -> str:
+    """As people say it."""
+    return "filesystem" if kind == "fs" else "volume"
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from sds.cli.session import environment, holder, home_of, open_named, run
+from sds.core.errors import BadInput
 from sds.core.names import parse_dataset
 from sds.core.units import parse_size
 from sds.daemon.operate import operate
@@ -31,6 +32,8 @@ async def _resize(arguments: Namespace) -> None:
     size_bytes = check_size(parse_size(arguments.size))
     async with open_named(home_of(arguments), target.pool) as pool:
         row = pool.catalog.dataset(target.dataset)
+        if row.kind != "volume":
+            raise BadInput(f"{target} is a filesystem and has no size: `sds set {target} quota=SIZE` limits it")
         await operate(
             pool, row, environment(), holder(f"volume resize {target}"), "resize",
             size_bytes=size_bytes, force=arguments.force,

@@ -24,6 +24,10 @@ class NoWorker(Missing):
     """Nobody listens there: no socket, or one that a killed worker left."""
 
 
+class HungUp(BackendError):
+    """The worker ended, or went away, before it answered."""
+
+
 def call(path: Path, op: str, /, timeout_s: float = TIMEOUT_S, **args: object) -> object:
     """The result of one operation of the worker that serves `path`; raises what the worker raised."""
     request = json.dumps({"op": op, "args": args}).encode() + b"\n"
@@ -36,9 +40,9 @@ def call(path: Path, op: str, /, timeout_s: float = TIMEOUT_S, **args: object) -
         except TimeoutError as error:
             raise BackendError(f"the worker at {path} did not answer {op} within {timeout_s:g} s") from error
         except OSError as error:
-            raise BackendError(f"the worker at {path} hung up on {op}: {error.strerror}") from error
+            raise HungUp(f"the worker at {path} hung up on {op}: {error.strerror}") from error
     if not line.endswith(b"\n"):
-        raise BackendError(f"the worker at {path} ended before it answered {op}: look at its log")
+        raise HungUp(f"the worker at {path} ended before it answered {op}: look at its log")
     return _result(line, path)
 
 

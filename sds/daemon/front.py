@@ -1,32 +1,23 @@
-"""What a worker shows to the world: an NBD export on a unix socket or a TCP port; and how it is told to end.
+"""What a worker shows to the world, one front for each dataset: NBD (sds/daemon/nbd_front.py) or a mount
+(sds/daemon/mount_front.py); and how a worker is told to end.
 
-  FR1  The first SIGTERM or SIGINT ends it in order: requests under way are answered, the dataset is closed. The second
-       one ends the process at once; the stage keeps what was acknowledged.
+  FR1  The first SIGTERM or SIGINT, or SIGHUP unless it is ignored (nohup), ends it in order: requests under way are
+       answered, the dataset is closed. The second one ends the process at once; the stage keeps what was acknowledged.
 """
 
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Protocol
 
 import trio
 
-from sds.nbd.device import Device
-from sds.nbd.listeners import Listener, listen_tcp, listen_unix
-from sds.nbd.server import Server
+from sds.daemon.control import Handler
+from sds.filesystem.changed import Changed
 
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """`socket_path`, or else `host` and `port`."""
-
-    socket_path: str = ""
-    host: str = ""
-    port: int = 0
-    export_name: str = ""
-
-    def listen(self) -> Listener:
-        return listen_unix(self.socket_path) if self.socket_path else listen_tcp(self.host, self.port)
+Announce = Callable[[str], None]
+"""Gets the one line that says that clients may come."""
+Json = dict[str, object]
 
 
 class Stop:
@@ -34,18 +25,22 @@ class Stop:
 
     def __init__(self) -> None:
         self.starting = trio.CancelScope()
-        """Around everything before the server serves: given up at once."""
-        self.server: Server | None = None
+        """Around everything before the front serves: given up at once."""
+        self.end: Callable[[], None] | None = None
+        """Of the front that serves: returns at once, then its `serve` ends."""
 
     def request(self) -> None:
-        if self.server is not None:
-            self.server.stop()
+        if self.end is not None:
+            self.end()
         else:
             self.starting.cancel()
 
     async def watch_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """FR1."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        wanted = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            wanted.append(signal.SIGHUP)
+        with trio.open_signal_receiver(*wanted) as signals:
             task_status.started()
             number = await anext(signals)
             self.request()
@@ -53,16 +48,18 @@ class Stop:
             os._exit(128 + number)
 
 
-async def serve_front(
-    device: Device, endpoint: Endpoint, what: str, stop: Stop, announce: Callable[[str], None]
-) -> None:
-    """Serve until told to stop. `announce` gets the one line that says that clients may come."""
-    listener = endpoint.listen()
-    server = Server(device, export_name=endpoint.export_name)
-    stop.server = server
-    try:
-        announce(f"serving {what} on {listener.uri(endpoint.export_name)}")
-    except BaseException:
-        listener.close()
-        raise
-    await server.serve([listener])
+class Front(Protocol):
+    async def serve(self, stop: Stop, announce: Announce) -> None:
+        """Until told to stop, or until whoever else may end it has."""
+
+    def stats(self) -> Json:
+        """For the statistics of the worker."""
+
+    def handlers(self) -> dict[str, Handler]:
+        """What can be asked of it over the control socket."""
+
+    async def pull_in(self) -> None:
+        """Before a snapshot or a rollback: what clients were told is written, and a cache in front of us still has."""
+
+    async def replaced(self, changed: Changed | None) -> None:
+        """After a rollback or a resize: a cache in front of us forgets this; None: all it has."""

@@ -6,18 +6,26 @@ closed dataset.
        the backends would take the log of this epoch for the leftovers of a recovery that was cut off.
 """
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import trio
 
 from sds.core.errors import Busy
 from sds.daemon.backups import Backups
+from sds.daemon.control_client import is_served
+from sds.daemon.filesystem_operations import FilesystemOperations
 from sds.daemon.operations import Operations
 from sds.daemon.sweeper import Sweeper
+from sds.daemon.volume_operations import VolumeOperations
 from sds.dataset.dataset import Dataset, Settings, open_dataset
+from sds.filesystem.attributes import Owner
+from sds.filesystem.filesystem import Filesystem
+from sds.filesystem.opening import open_filesystem
 from sds.log.env import Env
 from sds.pool.lease import Holder, Lease, holders
 from sds.pool.pool import Pool
@@ -31,21 +39,33 @@ POLL_S: Final = 0.02
 @dataclass(frozen=True, slots=True)
 class Opened:
     dataset: Dataset
-    volume: Volume
+    content: Volume | Filesystem
     operations: Operations
     sweeper: Sweeper
     backups: Backups
 
+    @property
+    def volume(self) -> Volume:
+        assert isinstance(self.content, Volume)
+        return self.content
+
+    @property
+    def filesystem(self) -> Filesystem:
+        assert isinstance(self.content, Filesystem)
+        return self.content
+
 
 async def take_lease(pool: Pool, row: DatasetRow, holder: Holder) -> Lease:
-    """Commands that have it open for the moment are waited for, workers are not: Busy says who has it."""
+    """Commands that have it open for the moment, and workers that are about to end, are waited for. Other workers are
+    not: Busy says who has it."""
     path = pool.home.lock_path(pool.uuid, row.id)
     deadline = trio.current_time() + PATIENCE_S
     while True:
         try:
             return pool.lease(row, holder)
         except Busy:
-            if any(other.socket for other in holders(path)) or trio.current_time() > deadline:
+            served = any(other.socket and is_served(Path(other.socket)) for other in holders(path))
+            if served or trio.current_time() > deadline:
                 raise
         await trio.sleep(POLL_S)
 
@@ -58,7 +78,16 @@ async def opened(pool: Pool, dataset_id: int, holder: Holder, env: Env, settings
     async with open_dataset(pool, row, env, settings, str(holder)) as dataset:
         backups = Backups(pool.backup)
         sweeper = Sweeper(dataset)
-        volume = Volume(dataset)
-        operations = Operations(dataset, volume, sweeper, backups.request, holder)
+        content: Volume | Filesystem
+        operations: Operations
+        if row.kind == "volume":
+            content = volume = Volume(dataset)
+            operations = VolumeOperations(dataset, volume, sweeper, backups.request, holder)
+        else:
+            content = files = await open_filesystem(dataset, Owner(os.geteuid(), os.getegid()))
+            operations = FilesystemOperations(dataset, files, sweeper, backups.request, holder)
         await pool.backup()  # OD2
-        yield Opened(dataset, volume, operations, sweeper, backups)
+        try:
+            yield Opened(dataset, content, operations, sweeper, backups)
+        finally:
+            operations.close()

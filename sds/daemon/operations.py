@@ -1,5 +1,6 @@
 """What can be asked of an open dataset, whoever has it open: a worker over its control socket, or a command that
-opened the dataset for the moment (sds/daemon/operate.py). Results are plain JSON values.
+opened the dataset for the moment (sds/daemon/operate.py). Results are plain JSON values. What only volumes or only
+filesystems can do is in volume_operations.py and filesystem_operations.py.
 
   OP1  One operation at a time, but for those that only look.
   OP2  `changed` is called after every structural change: the catalog wants a backup (BK2 of sds.pool.backup).
@@ -12,40 +13,49 @@ from typing import Final
 
 import trio
 
-from sds.core.errors import BadInput, Busy
+from sds.core.errors import Busy
 from sds.daemon.control import Handler
+from sds.daemon.front import Front, Json
 from sds.daemon.sweeper import Sweeper
 from sds.dataset.dataset import Dataset
+from sds.filesystem.changed import Changed
 from sds.pool.lease import Holder
-from sds.volume.limits import check_size
-from sds.volume.volume import Volume
+from sds.pool.rows import SnapshotRow
 
 BLOCK_SIZE: Final = 4096
-Json = dict[str, object]
 
 
 class Operations:
-    def __init__(
-        self, dataset: Dataset, volume: Volume, sweeper: Sweeper, changed: Callable[[], None], holder: Holder
-    ) -> None:
+    def __init__(self, dataset: Dataset, sweeper: Sweeper, changed: Callable[[], None], holder: Holder) -> None:
         self._dataset = dataset
         self._pool = dataset.pool
-        self._volume = volume
         self._sweeper = sweeper
         self._changed = changed
         self._holder = holder
         self._turn = trio.Lock()
         self._closing = False
-        self.more_stats: Callable[[], Json] = dict
+        self.front: Front | None = None
+        """Of a worker; its caches follow what is done here."""
         self.stop: Callable[[], None] = lambda: None
 
     def handlers(self) -> dict[str, Handler]:
         one_at_a_time: dict[str, Handler] = {
-            "snapshot": self.snapshot, "clone": self.clone, "rollback": self.rollback, "resize": self.resize,
-            "checkpoint": self.checkpoint, "destroy_snapshot": self.destroy_snapshot, "set_property": self.set_property,
+            "snapshot": self.snapshot, "clone": self.clone, "rollback": self.rollback, "checkpoint": self.checkpoint,
+            "destroy_snapshot": self.destroy_snapshot, "set_property": self.set_property, **self.own_handlers(),
         }  # fmt: skip
         found: dict[str, Handler] = {name: self._in_turn(handler) for name, handler in one_at_a_time.items()}
         return found | {"ping": self.ping, "stats": self.stats, "sweep": self.sweep, "stop": self.end}
+
+    def close(self) -> None:
+        """Nothing is asked any more: what only operations need is let go of."""
+
+    def own_handlers(self) -> dict[str, Handler]:
+        """More operations of this kind of dataset."""
+        return {}
+
+    def apply_property(self, key: str, value: str | None) -> None:
+        """It counts from now on; None: its default. Raises if it cannot."""
+        raise AssertionError("subclasses know")
 
     def _in_turn(self, handler: Handler) -> Handler:
         async def call(**arguments: object) -> object:
@@ -72,6 +82,7 @@ class Operations:
 
     async def snapshot(self, name: str) -> Json:
         begin_s = perf_counter()
+        await self._pull_in()
         row = await self._dataset.snapshot(name)
         elapsed_ms = (perf_counter() - begin_s) * 1000
         self._changed()
@@ -96,36 +107,30 @@ class Operations:
 
     async def rollback(self, name: str) -> Json:
         snapshot = self._pool.catalog.snapshot(self._dataset.row.id, name)
+        await self._pull_in()
         # Not to be destroyed before the rollback is published: until then a replay of the log needs its tree.
         with self._pool.hold_snapshot(self._dataset.row, snapshot, self._holder, shared=True):
             await self._dataset.newest_root()  # its own root may be among what is not published yet
             snapshot = self._pool.catalog.snapshot(self._dataset.row.id, name)
-            await self._dataset.rollback(snapshot)
+            await self._rollback(snapshot)
         self._sweeper.note_change()
         self._changed()
         return {"size_bytes": self._dataset.size_bytes}
 
-    async def resize(self, size_bytes: int, force: bool = False) -> Json:
-        check_size(size_bytes)
-        if size_bytes < self._dataset.size_bytes and not force and await self._has_data_beyond(size_bytes):
-            raise BadInput(
-                f"{self._dataset.row.name} has data beyond {size_bytes} bytes, which would be lost: "
-                "move it, or shrink with --force"
-            )
-        await self._dataset.resize(size_bytes)
-        self._changed()
-        return {"size_bytes": self._dataset.size_bytes}
+    async def _rollback(self, snapshot: SnapshotRow) -> None:
+        """Then whatever stands on the dataset follows."""
+        raise AssertionError("subclasses know")
 
-    async def _has_data_beyond(self, size_bytes: int) -> bool:
-        end = -(-self._dataset.size_bytes // BLOCK_SIZE) * BLOCK_SIZE
-        while size_bytes < end:
-            for extent in await self._volume.extents(size_bytes, end - size_bytes, 1):
-                if not extent.flags:
-                    return True
-                size_bytes += extent.length
-        return False
+    async def _pull_in(self) -> None:
+        if self.front is not None:
+            await self.front.pull_in()
+
+    async def _replaced(self, changed: Changed | None) -> None:
+        if self.front is not None:
+            await self.front.replaced(changed)
 
     async def checkpoint(self) -> Json:
+        await self._pull_in()
         await self._dataset.checkpoint()
         return {"sequence": self._dataset.log.durable_sequence}
 
@@ -148,8 +153,7 @@ class Operations:
         return {"name": name}
 
     async def set_property(self, key: str, value: str | None) -> Json:
-        if key == "compress":
-            self._volume.compress_with(value or "lz4")
+        self.apply_property(key, value)
         await self._dataset.env.run_blocking(self._pool.catalog.set_property, self._dataset.row.id, key, value)
         self._changed()
         return {}
@@ -171,5 +175,5 @@ class Operations:
             "dirty_pages": dataset.map.dirty_pages,
             "swept_bytes": self._sweeper.swept_bytes,
             "failed": None if failed is None else str(failed),
-            **self.more_stats(),
+            **(self.front.stats() if self.front is not None else {}),
         }

@@ -47,8 +47,8 @@ import os
 import struct
 from typing import Final, NamedTuple
 
-ACCESS_NAME: Final = b"system.posix_acl_access"
-DEFAULT_NAME: Final = b"system.posix_acl_default"
+ACL_ACCESS: Final = b"system.posix_acl_access"
+ACL_DEFAULT: Final = b"system.posix_acl_default"
 
 USER_OBJ: Final = 1
 USER: Final = 2

@@ -28,6 +28,7 @@ from sds.dataset.blockwriter import BlockWriter
 from sds.dataset.changes import Unmapping
 from sds.dataset.dataset import Dataset
 from sds.dataset.section import Wait, run
+from sds.dataset.transaction import Transaction
 from sds.filesystem import namespace, xattrs
 from sds.filesystem.attributes import (
     CAPABILITY,
@@ -42,7 +43,7 @@ from sds.filesystem.attributes import (
 )
 from sds.filesystem.edit import Edit
 from sds.filesystem.files import Files, Known
-from sds.filesystem.inodes import error, load_attr, load_counters, store_chunks, symlink_prefix
+from sds.filesystem.inodes import error, load_attr, load_counters, store_chunks, store_counters, symlink_prefix
 from sds.filesystem.orphans import Orphans
 from sds.filesystem.space import Space, free_bytes_of
 from sds.filesystem.view import FilesystemView
@@ -75,6 +76,8 @@ class Filesystem(FilesystemView):
         self._files = Files(dataset.map, dataset.reader, writer, self._spill)
         self.space = Space(dataset.map, partial(free_bytes_of, dataset.pool), int(properties.get("quota", 0)))
         self.orphans = Orphans(dataset)
+        self._value_max = min(xattrs.VALUE_MAX, dataset.pool.segment_size // 8)
+        """Of an extended attribute: it has to fit into one frame."""
         self._opened: Counter[int] = Counter()
         self._gate: trio.Event | None = None
 
@@ -230,6 +233,8 @@ class Filesystem(FilesystemView):
         await run(partial(self._setxattr, inode, name, value))
 
     def _setxattr(self, inode: int, name: bytes, value: bytes) -> None:
+        if len(value) > self._value_max:
+            raise error(errno.E2BIG)
         edit = self._edit()
         others = sum(len(other) + 1 for other in self._listxattr(inode) if other != name)
         xattrs.set_xattr(edit, inode, name, value, others)
@@ -330,11 +335,27 @@ class Filesystem(FilesystemView):
         """FS3: the kernel has let go of these."""
         await self.orphans.forgotten(inodes, self._opened)
 
-    async def reload(self) -> None:
-        """After a rollback: everything may be different."""
+    async def next_inode(self) -> int:
+        return (await run(partial(load_counters, self.items))).next_inode
+
+    def open_inodes(self) -> list[int]:
+        """Inodes that are open."""
+        return list(self._opened)
+
+    async def rolled_back(self, next_inode: int) -> None:
+        """Everything may be different. `next_inode`: as it was before; numbers that were given out since the snapshot
+        are known to the kernel, and to whoever has such a file open, so none is given out again."""
         self._seed = None
         self._streams.clear()
+        await run(partial(self._skip_inodes, next_inode))
         await self.orphans.find(self._opened)
+
+    def _skip_inodes(self, next_inode: int) -> None:
+        counters = load_counters(self.items)
+        if counters.next_inode < next_inode:
+            tx = Transaction(self.dataset)
+            store_counters(tx, counters._replace(next_inode=next_inode))
+            tx.commit(frees=True)
 
 
 def _without_privileges(edit: Edit, attr: Attr) -> Attr:

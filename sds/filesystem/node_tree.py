@@ -86,6 +86,15 @@ class NodeTree:
         view, inode = self._view(node)
         return await view.listxattr(inode)
 
+    async def path_of(self, node: int) -> str:
+        """For messages."""
+        if node == SNAPSHOTS_NODE:
+            return f"/{SNAPSHOTS_NAME.decode()}"
+        view, inode = self._view(node)
+        path = await view.path_of(inode)
+        slot = node >> SLOT_SHIFT
+        return f"/{SNAPSHOTS_NAME.decode()}/{self.snapshots.name(slot)}{path}" if slot else path
+
     async def statfs(self) -> Statfs:
         return await self.head.statfs()
 

@@ -85,6 +85,9 @@ class SnapshotViews:
             slot.pending = None
         return slot.view
 
+    def name(self, number: int) -> str:
+        return self._slot(number).row.name
+
     def note_open(self, number: int, difference: int) -> None:
         """A file was opened (1) or closed (-1)."""
         if number in self._slots:

@@ -31,6 +31,7 @@ from sds.filesystem.inodes import (
     symlink_prefix,
     xattr_prefix,
 )
+from sds.filesystem.paths import path_of
 from sds.log.reader import FrameReader
 
 STREAMS_MAX: Final = 64
@@ -119,28 +120,32 @@ class FilesystemView:
     async def read(self, inode: int, offset: int, length: int) -> Buffer:
         """What is there of offset .. offset+length: short only at the end of the file. Use it at once: it may be a
         view of memory that is used again."""
+        wanted = length
         while True:
-            attr = await run(partial(load_attr, self.items, inode))
-            length = min(length, attr.size_bytes - offset)
+            attr, content = await run(partial(self._inline, inode))
+            if content is not None:
+                return content[offset : offset + wanted]
+            length = min(wanted, attr.size_bytes - offset)
             if length <= 0:
                 return b""
-            if attr.flags & INLINE:
-                return await run(partial(self._read_inline, inode, offset, length))
             stream = self._stream(inode)
             stream.note(offset, length)
             first, last = offset >> 12, offset + length - 1 >> 12
             buffers = self._blocks.blocks_nowait(inode, first, last - first + 1)
             if buffers is None:
                 await stream.missed()
-                buffers = await self._blocks.blocks(inode, first, last - first + 1)
+                # Copies: a slot of the stage may get another tenant while the attributes are looked at again.
+                buffers = [bytes(buffer) for buffer in await self._blocks.blocks(inode, first, last - first + 1)]
                 now = await run(partial(load_attr, self.items, inode))
-                if now.flags & INLINE or now.size_bytes < offset + length:
-                    continue  # it was truncated meanwhile
+                if now.flags & INLINE or min(wanted, now.size_bytes - offset) != length:
+                    continue  # its end is elsewhere now
             found = trimmed(buffers, offset & 4095, length)
             return found[0] if len(found) == 1 else b"".join(found)
 
-    def _read_inline(self, inode: int, offset: int, length: int) -> bytes:
-        return (self.items.get(inline_key(inode)) or b"")[offset : offset + length]
+    def _inline(self, inode: int) -> tuple[Attr, bytes | None]:
+        """(attributes, contents if they are an item)."""
+        attr = load_attr(self.items, inode)
+        return attr, (self.items.get(inline_key(inode)) or b"") if attr.flags & INLINE else None
 
     def _stream(self, inode: int) -> ReadAhead:
         stream = self._streams.get(inode)
@@ -173,6 +178,10 @@ class FilesystemView:
         low, high = kind_range(inode, XATTR)
         suffixes = (entry[9:] for entry, _ in self.items.all(low, high))
         return [suffix[:-2] for suffix in suffixes if suffix.endswith(b"\0\0")]
+
+    async def path_of(self, inode: int) -> str:
+        """For messages."""
+        return await path_of(self.items, inode)
 
     async def statfs(self) -> Statfs:
         """Full: nothing can be added."""

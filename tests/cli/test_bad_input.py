@@ -19,6 +19,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bad")
     command = build(root)
     command("volume", "create", "tank/vm", "64M")
+    command("fs", "create", "tank/fs")
     write_pattern(command.home, "vm", 32 << 20, b"data")
     command("snapshot", "tank/vm@snap")
     for name in ("c", "full", "found", "empty"):
@@ -114,8 +115,38 @@ REFUSED = [
     ("serve tank/vm --stage-slots 1", "use 2 to"),
     ("pool remove tank {a}", "later release"),
     ("pool scrub tank", "later release"),
-    ("mount tank/fs /mnt", "later release"),
-    ("fs create tank/fs", "later release"),
+    # filesystems and mounts
+    ("fs create tank/fs", "exists already"),
+    ("fs create tank/FS", "is not a dataset name"),
+    ("fs create tank/new@a", "names a snapshot"),
+    ("fs create nopool/new", "no pool nopool"),
+    ("fs create tank/new --quota 1X", "is not a size"),
+    ("fs create tank/new --quota 0", "1M or more"),
+    ("set tank/fs quota=1K", "1M or more"),
+    ("set tank/fs quota=no", "is not a size"),
+    ("set tank/vm quota=1G", "is a volume and has no quota"),
+    ("get tank/vm quota", "is a volume and has no quota"),
+    ("set tank/fs compress=zstd quota=fast", "is not a size"),
+    ("volume resize tank/fs 1G", "quota=SIZE"),
+    ("serve tank/fs", "sds mount tank/fs"),
+    ("serve tank/fs@none", "sds mount"),
+    ("mount tank/none {empty}", "no dataset"),
+    ("mount nopool/fs {empty}", "no pool nopool"),
+    ("mount tank/fs@none {empty}", "no snapshot @none"),
+    ("mount tank {empty}", "names no dataset"),
+    ("mount -f tank/fs {root}/none", "is missing"),
+    ("mount -f tank/fs {full}/file", "is not a directory"),
+    ("mount -f tank/fs {root}/full/file/none", "cannot be used"),
+    ("mount -f tank/fs /proc", "is in use: proc (proc) is mounted there"),
+    ("mount tank/fs {empty} --stage-slots 1", "use 2 to"),
+    ("unmount {empty}", "nothing is mounted"),
+    ("unmount {root}/none", "nothing is mounted"),
+    ("unmount /proc", "is not a mount of sds, but of proc (proc): use umount /proc"),
+    ("unmount tank/fs", "is not mounted"),
+    ("unmount tank/none", "no dataset"),
+    ("unmount tank/fs@none", "no snapshot @none"),
+    ("unmount nowhere", "nothing is mounted"),
+    ("diff tank/fs@none", "no snapshot @none"),
 ]
 
 
@@ -143,7 +174,13 @@ def test_a_lone_lost_and_found_is_fine(tmp_path: Path) -> None:
     Command(tmp_path / "home")("pool", "create", "new", tmp_path / "disk")
 
 
-@pytest.mark.parametrize("words", ["", "nonsense", "pool", "pool nonsense", "volume create tank/x", "list --nonsense"])
+SENSELESS = [
+    "", "nonsense", "pool", "pool nonsense", "volume create tank/x", "list --nonsense", "fs", "fs create",
+    "mount tank/fs", "mount tank/fs / -o nonsense", "mount tank/fs / -o remount", "unmount",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", SENSELESS)
 def test_a_command_line_without_sense_is_a_usage_error(command: Command, words: str) -> None:
     assert "usage" in command.refused(*words.split(), code=2)
 

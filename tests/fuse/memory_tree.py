@@ -148,6 +148,9 @@ class MemoryTree:
     async def readlink(self, inode: int) -> bytes:
         return self._node(inode).target
 
+    async def path_of(self, inode: int) -> str:
+        return f"/somewhere/{inode}"
+
     async def statfs(self) -> Statfs:
         return Statfs(BLOCK, 1 << 20, 1 << 19, 1 << 18, 1 << 30, 1 << 29)
 

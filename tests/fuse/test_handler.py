@@ -52,6 +52,26 @@ def test_every_error_becomes_its_errno(error: Exception, reading: int, changing:
     assert handlers.metrics()["read"]["errors"] == 1
 
 
+def test_damage_is_logged_with_the_path_of_the_file(caplog: pytest.LogCaptureFixture) -> None:
+    async def path_of(inode: int) -> str:
+        return f"/photos/{inode}.jpg"
+
+    handlers = Handlers()
+    handlers.path_of = path_of
+    trio.run(outcome, handlers, "read", errors.Corrupt("block 9 is damaged"), 4711, 0, 4096)
+    assert caplog.messages == ["read of inode 4711, /photos/4711.jpg: block 9 is damaged"]
+
+
+def test_a_path_that_cannot_be_found_does_not_hide_the_damage(caplog: pytest.LogCaptureFixture) -> None:
+    async def path_of(inode: int) -> str:
+        raise errors.Corrupt("the directory is damaged, too")
+
+    handlers = Handlers()
+    handlers.path_of = path_of
+    trio.run(outcome, handlers, "read", errors.Corrupt("block 9 is damaged"), 4711, 0, 4096)
+    assert caplog.messages == ["read of inode 4711: block 9 is damaged"]
+
+
 def test_damage_is_logged_with_operation_and_inode(caplog: pytest.LogCaptureFixture) -> None:
     trio.run(outcome, Handlers(), "read", errors.Corrupt("block 9 is damaged"), 4711, 0, 4096)
     assert caplog.messages == ["read of inode 4711: block 9 is damaged"]
