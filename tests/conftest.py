@@ -25,6 +25,10 @@ def lacking(programs: tuple[str, ...]) -> list[str]:
     return [name for name in programs if not found.get(name, shutil.which(name) is not None)]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long tests, with new seeds")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     real = item.get_closest_marker("real")
     if real is not None:

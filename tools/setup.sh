@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PACKAGES=(qemu-utils qemu-system-x86 qemu-block-extra nbdkit libnbd-bin python3-libnbd fio busybox-static cpio
-          e2fsprogs kmod strace fuse3 libfuse3-dev pkg-config gcc stress-ng attr acl)
+          e2fsprogs kmod strace rsync git make libc6-dev fuse3 libfuse3-dev pkg-config gcc stress-ng attr acl)
 GUEST=.cache/guest
 STAMP=.venv/.sds-setup
 LOG=.cache/setup.log

@@ -13,6 +13,8 @@ Page key: inode << 44 | page index, so that pages of one inode are neighbours.
 
 from array import array
 from collections import deque
+from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Final
 
 from sds.core.keys import MAP, map_key, map_page_index, map_range, split_key
@@ -34,6 +36,8 @@ class BlockMap:
         self._pages_max = pages_max
         self.layers = layers
         self.mapped_blocks = mapped_blocks
+        self.relieve: Callable[[], Awaitable[None]] | None = None
+        """Merges dirty pages, so that they can be evicted; None: that cannot be done now."""
         self.pages: dict[int, array[int]] = {}
         for layer in reversed(layers.newest_first()):
             if layer.base_root is not None:
@@ -50,6 +54,9 @@ class BlockMap:
             page = self.pages.get(key)
             if page is not None:
                 return page
+            if self.relieve is not None and self.dirty_pages >= self._pages_max:
+                await self.relieve()  # P8: a page more could soon be one more that cannot be evicted
+                continue
             base = self._base(key)
             if base == 0:
                 page = HOLES
@@ -182,12 +189,13 @@ class BlockMap:
         return len(self.layers.current.dirty) + sum(len(layer.dirty) for layer in self.layers.frozen)
 
     def _make_room(self) -> None:
-        """Evict old pages that no layer needs; an eighth at a time, so that it is rare."""
+        """Evict old pages that no layer needs; an eighth at a time, so that it is rare. The newest quarter is kept,
+        be it above the limit: whoever has loaded several pages wants them together."""
         if len(self.pages) < self._pages_max:
             return
         layers = (self.layers.current.dirty, *(layer.dirty for layer in self.layers.frozen))
         victims = []
-        for key in self.pages:
+        for key in islice(self.pages, len(self.pages) - self._pages_max // 4):
             if not any(key in dirty for dirty in layers):
                 victims.append(key)
                 if len(victims) >= self._pages_max // 8:
@@ -230,7 +238,7 @@ class PageScan:
             stored = [map_page_index(name) for name, _ in leaf]
             end = stored[-1] + 1 if stored else self._last
             kept = {index for index in stored if blocks._base(high | index) != 0}
-            first, last = high | self._next, high | end
+            first, last = high + self._next, high + end
             if last - first < len(blocks.pages):
                 kept.update(key & INDEX_MASK for key in range(first, last) if key in blocks.pages)
             else:

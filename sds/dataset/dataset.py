@@ -249,6 +249,7 @@ class Dataset:
     async def maintain(self) -> None:
         """Checkpoints by volume and time, flushes by time, memory given back when idle; until `close`."""
         last_sequence, idle_s, flush_age_s, age_s = -1, 0.0, 0.0, 0.0
+        self.map.relieve = self.checkpoint
         while self.failed is None and not self._closing:
             self._merge_wanted = trio.Event()
             with trio.move_on_after(TICK_S):

@@ -1,35 +1,21 @@
 """An edit: a transaction of a filesystem, with what nearly every operation needs."""
 
 import errno
-from collections.abc import Container
 
 from sds.dataset.dataset import Dataset
 from sds.dataset.transaction import Transaction
-from sds.filesystem.attributes import INLINE, XATTRS, Attr
+from sds.filesystem.attributes import Attr
 from sds.filesystem.entries import Link, check_name, find, insert, remove, replace
-from sds.filesystem.inodes import (
-    Counters,
-    attr_key,
-    delete_chunks,
-    error,
-    inline_key,
-    load_attr,
-    load_counters,
-    orphan_key,
-    store_attr,
-    store_counters,
-    symlink_prefix,
-)
+from sds.filesystem.inodes import Counters, error, load_attr, load_counters, orphan_key, store_attr, store_counters
 
 
 class Edit(Transaction):
-    """Made anew each time its section is done. `now_ns`: the time of the operation; `opened`: inodes that are open."""
+    """Made anew each time its section is done. `now_ns`: the time of the operation."""
 
-    def __init__(self, dataset: Dataset, seed: int, now_ns: int, opened: Container[int]) -> None:
+    def __init__(self, dataset: Dataset, seed: int, now_ns: int) -> None:
         super().__init__(dataset)
         self.seed = seed
         self.now_ns = now_ns
-        self._opened = opened
         self.orphaned: list[int] = []
         """Inodes that lost their last name and are kept for now."""
 
@@ -55,19 +41,10 @@ class Edit(Transaction):
         store_counters(self, counters)
 
     def lose_last_name(self, attr: Attr) -> None:
-        """NS2 of namespace.py. What is not open and has no blocks goes at once."""
-        if attr.blocks or attr.is_directory or attr.flags & XATTRS or attr.inode in self._opened:
-            self.store(attr)
-            self.put(orphan_key(attr.inode), b"")
-            self.orphaned.append(attr.inode)
-            return
-        self.delete(attr_key(attr.inode))
-        if attr.flags & INLINE:
-            self.delete(inline_key(attr.inode))
-        if attr.is_symlink:
-            delete_chunks(self, symlink_prefix(attr.inode))
-        counters = self.counters()
-        self.store_counters(counters._replace(inodes=counters.inodes - 1))
+        """NS2 of namespace.py."""
+        self.store(attr)
+        self.put(orphan_key(attr.inode), b"")
+        self.orphaned.append(attr.inode)
 
     # -- directories ----------------------------------------------------------------------------------------------
 

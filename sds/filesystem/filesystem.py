@@ -5,8 +5,8 @@
   FS1  Each operation is one section (sds.dataset.section) with one transaction: atomic, in the order in which they
        return. A write of more than a piece (a quarter of a segment) is several in a row.
   FS2  fsync makes everything durable that returned before it, of whatever file: a group commit.
-  FS3  An inode without names lives as long as it is open, a directory or a file with blocks as long as the kernel knows
-       it (`forget`); then it is deleted. After a crash all of them are deleted when the filesystem is opened.
+  FS3  An inode without names lives as long as it is open or the kernel knows it (`forget`); then it is deleted. After
+       a crash all of them are deleted when the filesystem is opened.
   FS4  Contents or owner of a file change: suid, sgid and capabilities go. The caller's privileges are not looked at.
   FS5  Permissions are checked by whoever calls (the kernel, with default_permissions).
 """
@@ -97,7 +97,7 @@ class Filesystem(FilesystemView):
     def _edit(self) -> Edit:
         if self._gate is not None:
             raise Wait(self._gate.wait)
-        return Edit(self.dataset, self.seed(), self._clock(), self._opened)
+        return Edit(self.dataset, self.seed(), self._clock())
 
     # -- names --------------------------------------------------------------------------------------------------------
 
@@ -205,9 +205,7 @@ class Filesystem(FilesystemView):
         if edit.attr(before.inode) != before:
             raise Wait(trio.lowlevel.checkpoint)  # it was changed meanwhile, so what was prepared is of no use
         attr = self._files.resize(edit, before, size, prepared, known)
-        if size != before.size_bytes:
-            attr = edit.changed(attr)
-        attr = self._changed(edit, _without_privileges(edit, attr), changes)
+        attr = self._changed(edit, _without_privileges(edit, edit.changed(attr)), changes)
         edit.store(attr)
         edit.commit(frees=size <= before.size_bytes)
         return attr
@@ -250,6 +248,7 @@ class Filesystem(FilesystemView):
         edit.commit()
 
     async def statfs(self) -> Statfs:
+        await self.orphans.settle()
         return self.space.statfs(await run(partial(load_counters, self.items)))
 
     # -- contents -------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Names: making, linking, moving and removing them. Each function is what one edit does; the caller commits.
 
   NS1  A directory's nlink is 2 + its subdirectories, any other inode's the number of its names.
-  NS2  An inode without names goes in the same edit, or stays as an orphan (its ORPHAN item is made in the same edit)
-       while it is open or the kernel may know it; it is found again after a crash.
+  NS2  An inode without names stays as an orphan (its ORPHAN item is made in the same edit) while it is open or the
+       kernel may know it; it is found again after a crash.
   NS3  A directory is never moved into its own subtree, so directories are always a tree with the root on top.
   NS4  Every change of a directory sets its mtime and ctime, every change of an inode's names its ctime.
 """
@@ -12,7 +12,7 @@ import stat
 from typing import Final
 
 from sds.core.keys import DIRENT, kind_range
-from sds.filesystem.acl import decode_acl, encode_acl, inherit
+from sds.filesystem.acl import ACL_ACCESS, ACL_DEFAULT, decode_acl, encode_acl, inherit
 from sds.filesystem.attributes import INODE_MAX, NLINK_MAX, ROOT_INODE, XATTRS, Attr, Owner
 from sds.filesystem.edit import Edit
 from sds.filesystem.entries import Link
@@ -20,8 +20,6 @@ from sds.filesystem.inodes import error, load_chunks, store_chunks, xattr_prefix
 
 NOREPLACE: Final = 1
 EXCHANGE: Final = 2
-ACL_ACCESS: Final = b"system.posix_acl_access"
-ACL_DEFAULT: Final = b"system.posix_acl_default"
 _DIRECTORY: Final = stat.S_IFDIR >> 12
 
 

@@ -199,6 +199,7 @@ class NodeTree:
             await self.head.release(node)
         elif slot != SNAPSHOTS_SLOT:
             self.snapshots.note_open(slot, -1)
+            await self.snapshots.view(slot).release(node & INODE_MAX)
 
     async def forget(self, nodes: Iterable[int]) -> None:
         await self.head.forget([node for node in nodes if not node >> SLOT_SHIFT])

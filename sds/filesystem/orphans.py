@@ -7,6 +7,7 @@
   OR2  What is deleted is an orphan at that moment: a rollback may have given names back to what waited here.
   OR3  An orphan that cannot be deleted now (the pool has failed, a map page is damaged) stays one; it is tried again
        when the filesystem is opened.
+  OR4  Orphans without blocks, which take nearly no room, are deleted some TOGETHER.
 """
 
 import logging
@@ -23,8 +24,9 @@ from sds.dataset.changes import prepare_unmap
 from sds.dataset.dataset import Dataset
 from sds.dataset.section import Wait, run
 from sds.dataset.transaction import Transaction
+from sds.filesystem.attributes import INLINE, XATTRS
 from sds.filesystem.files import pages_of
-from sds.filesystem.inodes import load_attr, load_counters, orphan_key, store_counters
+from sds.filesystem.inodes import attr_key, inline_key, load_attr, load_counters, orphan_key, store_counters
 
 TOGETHER: Final = 32
 """Orphans without blocks that are deleted in one transaction."""
@@ -36,6 +38,7 @@ class Orphans:
         self._dataset = dataset
         self._waiting: set[int] = set()
         self._forgotten: set[int] = set()
+        self._doomed: list[int] = []
 
     def note(self, inodes: Iterable[int]) -> None:
         """These have become orphans."""
@@ -56,15 +59,22 @@ class Orphans:
         """Delete what a crash left; what is open stays."""
         self._waiting.clear()
         self._forgotten.clear()
+        self._doomed.clear()
         low, high = kind_range(DATASET_INODE, ORPHAN)
         while low < high:
             found, low = await run(partial(self._dataset.items.batch, low, high))
             inodes = [int.from_bytes(name[-8:], "big") for name, _ in found]
             self._waiting.update(inodes)
             await self.forgotten(inodes, opened)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """OR4: delete those that wait for company."""
+        while self._doomed:
+            inodes, self._doomed = self._doomed[:TOGETHER], self._doomed[TOGETHER:]
+            await self._delete_plain(inodes)
 
     async def _delete(self, inodes: Iterable[int]) -> None:
-        plain: list[int] = []
         for inode in inodes:
             self._waiting.discard(inode)
             self._forgotten.discard(inode)
@@ -75,9 +85,9 @@ class Orphans:
             except (SdsError, OSError) as error:
                 _log.warning("%s: an unlinked inode, %d, stays: %s", self._dataset.row.name, inode, error)
                 continue
-            plain.append(inode)
-        for at in range(0, len(plain), TOGETHER):
-            await self._delete_plain(plain[at : at + TOGETHER])
+            self._doomed.append(inode)
+        if len(self._doomed) >= TOGETHER:
+            await self.settle()
 
     async def _delete_plain(self, inodes: list[int]) -> None:
         """Those without blocks; what got blocks meanwhile is deleted as a file."""
@@ -120,7 +130,13 @@ class Orphans:
         if not inodes:
             return
         for inode in inodes:
-            tx.drop(inode)
+            attr = load_attr(self._dataset.items, inode)
+            if attr.is_symlink or attr.flags & XATTRS:
+                tx.drop(inode)
+            else:
+                tx.delete(attr_key(inode))
+                if attr.flags & INLINE:
+                    tx.delete(inline_key(inode))
             tx.delete(orphan_key(inode))
         counters = load_counters(self._dataset.items)
         store_counters(tx, counters._replace(inodes=counters.inodes - len(inodes)))

@@ -8,11 +8,10 @@
 import errno
 from typing import Final
 
-from sds.filesystem.acl import decode_acl, encode_acl, mode_of, with_mode
+from sds.filesystem.acl import ACL_ACCESS, ACL_DEFAULT, decode_acl, encode_acl, mode_of, with_mode
 from sds.filesystem.attributes import CAPABILITY, NAME_MAX, XATTRS, Attr
 from sds.filesystem.edit import Edit
 from sds.filesystem.inodes import delete_chunks, error, load_chunks, store_chunks, xattr_prefix
-from sds.filesystem.namespace import ACL_ACCESS, ACL_DEFAULT
 
 VALUE_MAX: Final = 1 << 16
 LIST_MAX: Final = 1 << 16
