@@ -99,6 +99,13 @@ class BlockMap:
 
     def set_run(self, inode: int, block: int, count: int, address: int) -> None:
         """Blocks block .. block+count have consecutive addresses now. Their pages are in memory."""
+        if count == 1:  # what random writes are
+            page = self.writable(inode << INODE_SHIFT | block >> PAGE_SHIFT)
+            assert page is not None
+            at = block & PAGE_BLOCKS - 1
+            self.mapped_blocks += not page[at]
+            page[at] = address
+            return
         while count:
             page = self.writable(inode << INODE_SHIFT | block >> PAGE_SHIFT)
             assert page is not None

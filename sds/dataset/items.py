@@ -25,6 +25,9 @@ class Items:
     def get(self, key: bytes) -> bytes | None:
         """The value, None if there is none. Wait."""
         layers = self.layers
+        values = layers.current.items.values
+        if key in values:
+            return values[key]
         root = layers.root
         for layer in layers.newest_first():
             if key in layer.items.values:
@@ -93,7 +96,7 @@ class Items:
     @property
     def unmerged(self) -> int:
         """Items in memory, of all layers."""
-        return sum(len(layer.items) + len(layer.dropped) for layer in self.layers.newest_first())
+        return self.layers.frozen_items + self.layers.current.item_count
 
     def _layers_down(self) -> list[Layer]:
         """Newest first, down to the one that stands on a tree of its own."""

@@ -53,6 +53,10 @@ class Layer:
     def is_empty(self) -> bool:
         return not (self.dirty or self.cleared or len(self.items) or self.dropped) and self.base_root is None
 
+    @property
+    def item_count(self) -> int:
+        return len(self.items.values) + len(self.dropped)
+
     def drop(self, inode: int) -> None:
         """Items of this inode are gone; Y2."""
         self.items.drop(*inode_range(inode))
@@ -72,6 +76,8 @@ class Layers:
         self.root = root
         self.current = Layer()
         self.frozen: deque[Layer] = deque()
+        self.frozen_items = 0
+        """Items in all frozen layers."""
 
     def newest_first(self) -> list[Layer]:
         return [self.current, *reversed(self.frozen)] if self.frozen else [self.current]
@@ -97,6 +103,7 @@ class Layers:
         """The current layer becomes the youngest frozen one; what comes now goes into a new layer."""
         layer = self.current
         self.frozen.append(layer)
+        self.frozen_items += layer.item_count
         self.current = Layer()
         return layer
 
@@ -105,6 +112,7 @@ class Layers:
         for layer in layers:
             assert self.frozen[0] is layer
             self.frozen.popleft()
+            self.frozen_items -= layer.item_count
         self.root = root
 
     def up_to(self, snapshot_id: int) -> "Layers | None":

@@ -28,11 +28,8 @@ class Blocks:
     writer: BlockWriter
     inode: int
     first: int
+    count: int
     frames: list[Frame]
-
-    @property
-    def count(self) -> int:
-        return sum(frame.blocks for frame in self.frames)
 
 
 class Transaction:

@@ -82,7 +82,7 @@ class Files:
         return attr._replace(size_bytes=size, flags=attr.flags | INLINE)
 
     def _put_blocks(self, edit: Edit, attr: Attr, first: int, data: memoryview) -> Attr:
-        blocks = Blocks(self.writer, attr.inode, first, self.writer.frames(data))
+        blocks = Blocks(self.writer, attr.inode, first, len(data) >> 12, self.writer.frames(data))
         edit.write(blocks)
         return attr._replace(blocks=attr.blocks + self._holes(attr.inode, first, len(data) >> 12))
 

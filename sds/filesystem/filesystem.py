@@ -23,7 +23,6 @@ from typing import Final
 import trio
 
 from sds.core.errors import SdsError
-from sds.core.frame import Buffer
 from sds.dataset.blockwriter import BlockWriter
 from sds.dataset.changes import Unmapping
 from sds.dataset.dataset import Dataset
@@ -37,13 +36,12 @@ from sds.filesystem.attributes import (
     SYMLINK_MAX,
     Attr,
     Changes,
-    Entry,
     Owner,
     Statfs,
 )
 from sds.filesystem.edit import Edit
 from sds.filesystem.files import Files, Known
-from sds.filesystem.inodes import error, load_attr, load_counters, store_chunks, store_counters, symlink_prefix
+from sds.filesystem.inodes import error, load_counters, store_chunks, store_counters, symlink_prefix
 from sds.filesystem.orphans import Orphans
 from sds.filesystem.space import Space, free_bytes_of
 from sds.filesystem.view import FilesystemView
@@ -285,31 +283,18 @@ class Filesystem(FilesystemView):
             edit.store(self._files.spill(edit, attr))
             edit.commit()
 
-    async def read(self, inode: int, offset: int, length: int) -> Buffer:
-        if self.relatime:
-            self._touch(inode)
-        return await super().read(inode, offset, length)
-
-    async def readdir(self, inode: int, cookie: int, limit: int) -> list[Entry]:
-        if self.relatime and not cookie:
-            self._touch(inode)
-        return await super().readdir(inode, cookie, limit)
-
-    async def readlink(self, inode: int) -> bytes:
-        if self.relatime:
-            self._touch(inode)
-        return await super().readlink(inode)
-
-    def _touch(self, inode: int) -> None:
+    def _accessed(self, attr: Attr) -> None:
         """The time of access, if it says something that is not known (relatime) and can be had at once."""
+        if not self.relatime:
+            return
+        now = self._clock()
+        if attr.atime_ns > max(attr.mtime_ns, attr.ctime_ns, now - DAY_NS) or attr.atime_ns == now:
+            return
         try:
-            attr, now = load_attr(self.items, inode), self._clock()
-            if attr.atime_ns > max(attr.mtime_ns, attr.ctime_ns, now - DAY_NS) or attr.atime_ns == now:
-                return
             edit = self._edit()
             edit.store(attr._replace(atime_ns=now))
             edit.commit()
-        except (Wait, OSError, SdsError):
+        except (Wait, SdsError):
             return
 
     async def fsync(self) -> None:

@@ -78,8 +78,10 @@ class FilesystemView:
         return await run(partial(self._readlink, inode))
 
     def _readlink(self, inode: int) -> bytes:
-        if not load_attr(self.items, inode).is_symlink:
+        attr = load_attr(self.items, inode)
+        if not attr.is_symlink:
             raise error(errno.EINVAL)
+        self._accessed(attr)
         return load_chunks(self.items, symlink_prefix(inode)) or b""
 
     async def readdir(self, inode: int, cookie: int, limit: int) -> list[Entry]:
@@ -87,8 +89,11 @@ class FilesystemView:
         return await run(partial(self._readdir, inode, cookie, limit))
 
     def _readdir(self, inode: int, cookie: int, limit: int) -> list[Entry]:
-        if not load_attr(self.items, inode).is_directory:
+        attr = load_attr(self.items, inode)
+        if not attr.is_directory:
             raise error(errno.ENOTDIR)
+        if not cookie:
+            self._accessed(attr)
         entries: list[Entry] = []
         missing: list[Wait] = []
         for link, place in self._links(inode, cookie, limit):
@@ -122,7 +127,7 @@ class FilesystemView:
         view of memory that is used again."""
         wanted = length
         while True:
-            attr, content = await run(partial(self._inline, inode))
+            attr, content = await run(partial(self._opened_content, inode))
             if content is not None:
                 return content[offset : offset + wanted]
             length = min(wanted, attr.size_bytes - offset)
@@ -142,10 +147,14 @@ class FilesystemView:
             found = trimmed(buffers, offset & 4095, length)
             return found[0] if len(found) == 1 else b"".join(found)
 
-    def _inline(self, inode: int) -> tuple[Attr, bytes | None]:
+    def _opened_content(self, inode: int) -> tuple[Attr, bytes | None]:
         """(attributes, contents if they are an item)."""
         attr = load_attr(self.items, inode)
+        self._accessed(attr)
         return attr, (self.items.get(inline_key(inode)) or b"") if attr.flags & INLINE else None
+
+    def _accessed(self, attr: Attr) -> None:
+        """Somebody reads this inode."""
 
     def _stream(self, inode: int) -> ReadAhead:
         stream = self._streams.get(inode)
