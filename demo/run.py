@@ -1,160 +1,41 @@
-"""`make demo`: a pool over three directories, volumes on it, and other people's programs to judge them.
+"""`make demo`: a pool over three directories, volumes and a filesystem in it, and other people's programs as judges.
 
 Every step ends with a proof (a comparison, a checksum, a model of what was acknowledged); the first that
 fails ends the demo with exit code 1. Everything lives in a temporary directory, removed at the end.
 """
 
-import hashlib
 import random
 import shutil
 import signal
 import sys
-import sysconfig
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
-from demo.ledger import Ledger
-from demo.report import Report, Unproven, prove
+from demo import filesystems, volumes
+from demo.mounted import lacking
+from demo.report import Report, Unproven
+from demo.stage import ROOT, Stage
 from tests.guest import guest
-from tools.sds import CommandFailed, Sds, run
-from tools.servers import SdsServer, ServerFailed
+from tools.sds import CommandFailed, Sds
+from tools.servers import ServerFailed
 
-ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS = ("qemu-img", "qemu-io", "fio", "nbdcopy", "mkfs.ext4", "e2fsck")
-IMAGE_SIZE = "1G"
-LEDGER_BLOCKS = 4096
-KILL_ROUNDS = 3
-ACKS_PER_ROUND = 20_000
-GUEST_ACKS = 24
+PROGRAMS = ("qemu-img", "qemu-io", "fio", "nbdcopy", "mkfs.ext4", "e2fsck", "tar", "diff", "sha256sum")
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Where the demo plays."""
-
-    directory: Path
-    sockets: Path
-    sds: Sds
-    report: Report
-
-    def server(self, dataset: str) -> SdsServer:
-        name = dataset.replace("/", "-").replace("@", "-")
-        return SdsServer(self.sds, dataset, self.sockets / name)
-
-    @property
-    def image(self) -> Path:
-        return self.directory / "ext4.img"
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def content(stage: Stage, server: SdsServer) -> str:
-    """The checksum of a whole export, read by nbdcopy."""
-    copy = stage.directory / "copy.img"
-    copy.unlink(missing_ok=True)
-    run("nbdcopy", server.uri, copy)
-    return sha256(copy)
-
-
-def make_pool(stage: Stage) -> None:
-    with stage.report.step("a pool over three directories, three thin volumes in it"):
-        disks = [stage.directory / f"disk-{number}" for number in (1, 2, 3)]
-        for disk in disks:
-            disk.mkdir()
-        stage.sds("pool", "create", "tank", *disks)
-        for name, size in (("disk", IMAGE_SIZE), ("scratch", "512M"), ("ledger", "64M")):
-            stage.sds("volume", "create", f"tank/{name}", size)
-        prove(len(stage.sds.json("list", "-t", "volume")) == 3, "sds list does not show three volumes")
-
-
-def real_image(stage: Stage) -> None:
-    tree = Path(sysconfig.get_path("stdlib"))
-    with stage.report.step("qemu-img writes a real ext4 image and reads it back identical") as details:
-        run("mkfs.ext4", "-q", "-F", "-d", tree, stage.image, IMAGE_SIZE)
-        with stage.server("tank/disk") as server:
-            run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", stage.image, server.uri)
-            run("qemu-img", "compare", "-f", "raw", "-F", "raw", stage.image, server.uri)
-        details.append(f"{tree}, {stage.image.stat().st_blocks * 512 >> 20} MiB")
-    with stage.report.step("after a restart of the server nbdcopy and cmp find the same bytes"):
-        with stage.server("tank/disk") as server:
-            content(stage, server)
-        run("cmp", stage.image, stage.directory / "copy.img")
-
-
-def verified_load(stage: Stage) -> None:
-    with stage.report.step("fio writes 4k to 64k at random and verifies each crc32c") as details:
-        with stage.server("tank/scratch") as server:
-            run(
-                "fio", "--name=verify", "--ioengine=nbd", f"--uri={server.uri}", "--rw=randwrite",
-                "--size=512M", "--bsrange=4k-64k", "--iodepth=16", "--verify=crc32c", "--verify_fatal=1",
-                "--do_verify=1", "--verify_state_save=0",
-            )  # fmt: skip
-        details.append("512 MiB")
-
-
-def snapshots(stage: Stage) -> None:
-    original = sha256(stage.image)
-    with stage.server("tank/disk") as server:
-        with stage.report.step("a snapshot of the open volume, then changes: it differs"):
-            stage.sds("snapshot", "tank/disk@before")
-            run("qemu-io", "-f", "raw", "-c", "write -P 0x5a 100M 8M", "-c", "discard 300M 50M", server.uri)
-            prove(content(stage, server) != original, "the volume did not change")
-        with stage.report.step("the snapshot and a clone of it hold the original checksum"):
-            stage.sds("clone", "tank/disk@before", "tank/clone")
-            with stage.server("tank/clone") as clone:
-                prove(content(stage, clone) == original, "the clone differs from the original")
-            with stage.server("tank/disk@before") as snapshot:
-                prove(content(stage, snapshot) == original, "the snapshot differs from the original")
-    with stage.report.step("rollback: the volume holds the original checksum again") as details:
-        stage.sds("rollback", "tank/disk@before")
-        with stage.server("tank/disk") as server:
-            prove(content(stage, server) == original, "the volume differs from the original")
-        details.append(f"sha256 {original[:16]}...")
-
-
-def kills(stage: Stage, seed: int) -> None:
-    ledger = Ledger(LEDGER_BLOCKS, random.Random(seed))
-    what = "kill -9 in the middle of writing, no flush: every acknowledged write is there"
-    with stage.report.step(what) as details, stage.server("tank/ledger") as server:
-        back_s = []
-        for _ in range(KILL_ROUNDS):
-            ledger.write_until_gone(server.uri, ACKS_PER_ROUND, server.kill)
-            back_s.append(server.start())
-            losses = ledger.losses(server.uri)
-            prove(not losses, f"{len(losses)} blocks lost: {'; '.join(losses[:3])} (seed {seed})")
-        details += [f"{KILL_ROUNDS} kills", f"{ledger.acks} acknowledged writes checked"]
-        details.append(f"back in at most {max(back_s):.1f} s")
-
-
-def guests(stage: Stage) -> None:
-    what = "a Linux guest on the clone"
-    if guest.missing():
-        stage.report.skip(what, f"not installed: {guest.missing()}")
-        return
-    with stage.report.step(f"{what} mounts ext4, writes, syncs; a second boot finds all of it"):
-        with stage.server("tank/clone") as server:
-            guest.boot(stage.sockets, server.socket_path, "write")
-        with stage.server("tank/clone") as server:
-            guest.boot(stage.sockets, server.socket_path, "verify")
-    with stage.report.step(f"{what} works on through kill -9 of the server, without an I/O error"):
-        with stage.server("tank/clone") as server:
-
-            def kill_and_restart(line: str) -> None:
-                if line == f"ACK {GUEST_ACKS // 2}":
-                    server.kill()
-                    server.start()
-
-            guest.boot(stage.sockets, server.socket_path, "load", GUEST_ACKS, kill_and_restart)
-            content(stage, server)
-        run("e2fsck", "-fn", stage.directory / "copy.img")
-    before = stage.server("tank/disk@before")
-    with stage.report.step("the snapshot below the clone is what it was"), before:
-        prove(content(stage, before) == sha256(stage.image), "writes to the clone reached the snapshot")
+def play(stage: Stage, seed: int) -> None:
+    volumes.make_pool(stage)
+    volumes.real_image(stage)
+    volumes.verified_load(stage)
+    volumes.snapshots(stage)
+    volumes.kills(stage, seed)
+    volumes.guests(stage)
+    why_not = lacking()
+    if why_not:
+        stage.report.skip("a filesystem, mounted", why_not)
+    else:
+        filesystems.play(stage)
+    print(f"\n{stage.sds('list')}\n{stage.sds('pool', 'status', 'tank')}")
 
 
 def main() -> int:
@@ -171,13 +52,7 @@ def main() -> int:
         sockets = Path(places.enter_context(tempfile.TemporaryDirectory()))
         stage = Stage(directory, sockets, Sds(directory / "home"), report)
         try:
-            make_pool(stage)
-            real_image(stage)
-            verified_load(stage)
-            snapshots(stage)
-            kills(stage, seed=random.randrange(1 << 32))
-            guests(stage)
-            print(f"\n{stage.sds('list')}\n{stage.sds('pool', 'status', 'tank')}")
+            play(stage, seed=random.randrange(1 << 32))
         except (Unproven, CommandFailed, ServerFailed, guest.GuestFailed) as error:
             print(f"\ndemo FAILED: {error}", file=sys.stderr)
             return 1

@@ -7,9 +7,9 @@
 
     kind      suffix                     value
     ATTR      -                          inode attributes
-    DIRENT    name                       what the name points to
-    XATTR     name                       value
-    SYMLINK   -                          target
+    DIRENT    hash of the name (7)       entries with that hash (sds/filesystem/entries.py)
+    XATTR     name | 00 | chunk (1)      value, in chunks (sds/filesystem/inodes.py)
+    SYMLINK   chunk (1)                  target, in chunks
     INLINE    -                          contents of a small file
     MAP       page index, 8 big endian   map page (see sds/core/page.py)
     ORPHAN    inode, 8 big endian        an unlinked inode that is still open

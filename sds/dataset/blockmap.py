@@ -125,7 +125,7 @@ class BlockMap:
 
     def clear(self, inode: int, first: int, last: int, stored: dict[int, int]) -> None:
         """Pages first <= index < last become holes; O(pages in memory). `stored`: from `stored_counts`, just now."""
-        low, high = inode << INODE_SHIFT | first, inode << INODE_SHIFT | last
+        low, high = (inode << INODE_SHIFT) + first, (inode << INODE_SHIFT) + last
         for key in self.pages_in_memory(inode, first, last):
             page = self.pages.pop(key)
             self.mapped_blocks -= PAGE_BLOCKS - page.count(0)
@@ -140,7 +140,7 @@ class BlockMap:
 
     def pages_in_memory(self, inode: int, first: int, last: int) -> list[int]:
         """Keys of the pages first <= index < last that are in memory."""
-        low, high = inode << INODE_SHIFT | first, inode << INODE_SHIFT | last
+        low, high = (inode << INODE_SHIFT) + first, (inode << INODE_SHIFT) + last
         if high - low < len(self.pages):
             return [key for key in range(low, high) if key in self.pages]
         return [key for key in self.pages if low <= key < high]

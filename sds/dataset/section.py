@@ -11,6 +11,8 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import trio
+
 T = TypeVar("T")
 
 
@@ -24,9 +26,13 @@ class Wait(Exception):
 
 async def run(section: Callable[[], T]) -> T:
     """The section's result; what it raised, or what getting what it needs raised."""
+    tries = 0
     while True:
         try:
             return section()
         except Wait as wait:
             until = wait.until
         await until()
+        tries += 1
+        if tries > 1:
+            await trio.lowlevel.checkpoint()  # what it waits for may be there each time and gone again: others must run

@@ -20,7 +20,7 @@ All integers are little endian.
 
   A1  decode_attr(inode, encode_attr(attr)) == attr; anything that encode_attr could not have written is Corrupt.
   A2  Inode numbers rise and are never used again; ROOT_INODE is the root directory. They have 48 bits, so that a
-      node id can say which snapshot it means (sds/filesystem/nodes.py).
+      node id can say which snapshot it means (sds/filesystem/node_tree.py).
 """
 
 import stat

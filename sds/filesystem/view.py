@@ -81,8 +81,9 @@ class FilesystemView:
         attr = load_attr(self.items, inode)
         if not attr.is_symlink:
             raise error(errno.EINVAL)
+        target = load_chunks(self.items, symlink_prefix(inode)) or b""
         self._accessed(attr)
-        return load_chunks(self.items, symlink_prefix(inode)) or b""
+        return target
 
     async def readdir(self, inode: int, cookie: int, limit: int) -> list[Entry]:
         """Up to `limit` entries behind the cookie (0: from the start), [] at the end. E2 of entries.py."""
@@ -92,8 +93,6 @@ class FilesystemView:
         attr = load_attr(self.items, inode)
         if not attr.is_directory:
             raise error(errno.ENOTDIR)
-        if not cookie:
-            self._accessed(attr)
         entries: list[Entry] = []
         missing: list[Wait] = []
         for link, place in self._links(inode, cookie, limit):
@@ -103,6 +102,8 @@ class FilesystemView:
                 missing.append(wait)
         if missing:
             raise Wait(partial(_all, missing))
+        if not cookie:
+            self._accessed(attr)
         return entries
 
     def _links(self, inode: int, cookie: int, limit: int) -> list[tuple[Link, int]]:
@@ -150,8 +151,9 @@ class FilesystemView:
     def _opened_content(self, inode: int) -> tuple[Attr, bytes | None]:
         """(attributes, contents if they are an item)."""
         attr = load_attr(self.items, inode)
+        content = (self.items.get(inline_key(inode)) or b"") if attr.flags & INLINE else None
         self._accessed(attr)
-        return attr, (self.items.get(inline_key(inode)) or b"") if attr.flags & INLINE else None
+        return attr, content
 
     def _accessed(self, attr: Attr) -> None:
         """Somebody reads this inode."""

@@ -3,9 +3,10 @@
     HOME/pools/NAME/catalog.db          the catalog of a pool
     HOME/run/UUID-D.lock                lease on dataset D of the pool with that UUID (pool/lease.py)
     HOME/run/UUID-sS.lock               holds on snapshot S
-    HOME/run/UUID8-D.sock               control socket of the worker that has dataset D open
-    (daemon/control.py) HOME/run/home.lock                  taken while pools are created, imported,
-    exported, destroyed or grown
+    HOME/run/UUID8-D.sock               control socket of the worker that has dataset D open (daemon/control.py)
+    HOME/run/mount-HASH.sock            the same worker, found by the directory that it is mounted on
+    HOME/run/POOL:DATASET.log           what a worker in the background has to say
+    HOME/run/home.lock                  taken while pools are created, imported, exported, destroyed or grown
 
 Names beginning with a dot under pools/ are pools half made or half removed; nobody opens them.
 """

@@ -5,6 +5,7 @@
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 
 from sds.core.address import pack_address
 from sds.core.checkpoint_record import CheckpointRecord, Kind, SnapshotRecord, encode_checkpoint
@@ -15,6 +16,19 @@ from sds.core.node import Node, encode_node
 from sds.core.page import PAGE_BLOCKS, encode_page, inline_value, new_page, outside_value
 from sds.core.segment import HEAD_SIZE, TRAILER_SIZE
 from sds.core.txn import Delete, Drop, Operation, Put, Resize, Rollback, Snapshot, Unmap, encode_txn
+from sds.filesystem.acl import GROUP_OBJ, ID_NONE, MASK, OTHER, USER, USER_OBJ, AclEntry, encode_acl
+from sds.filesystem.attributes import INLINE, ROOT_INODE, Attr, encode_attr
+from sds.filesystem.entries import Link, encode_links, entry_key, hash_of
+from sds.filesystem.inodes import (
+    COUNTERS_KEY,
+    SEED_KEY,
+    Counters,
+    orphan_key,
+    store_chunks,
+    store_counters,
+    symlink_prefix,
+    xattr_prefix,
+)
 from sds.log.open_segment import OpenSegment
 from sds.log.stage import FileStage
 from sds.pool.label import Label, encode_label
@@ -38,6 +52,20 @@ RECORD = CheckpointRecord(
     dataset_id=1, kind=Kind.VOLUME, name="vm", root=pack_address(SEGMENT, 128), sequence=99, size_bytes=1 << 30,
     replay_segment=SEGMENT, replay_offset=4096, mapped_blocks=5,
     snapshots=(SnapshotRecord(3, "daily", pack_address(5, 64), 42, 1 << 30, 1_700_000_000 * 10**9),),
+)  # fmt: skip
+FILESYSTEM_RECORD = replace(RECORD, kind=Kind.FILESYSTEM, name="home", size_bytes=0, snapshots=())
+SEED = 0x0123456789ABCDEF
+SECOND_NS = 1_700_000_000 * 10**9
+ATTR = Attr(
+    inode=2, flags=INLINE, mode=0o100644, nlink=1, uid=1000, gid=1000, rdev=0, size_bytes=5, blocks=0,
+    parent=ROOT_INODE, atime_ns=SECOND_NS + 1, mtime_ns=SECOND_NS + 2, ctime_ns=SECOND_NS + 3,
+    btime_ns=SECOND_NS + 4,
+)  # fmt: skip
+LINKS = [Link(2, 8, b"file", 0), Link(3, 4, b"directory", 1)]
+COUNTERS = Counters(next_inode=4, inodes=3)
+ACL = (
+    AclEntry(USER_OBJ, 7, ID_NONE), AclEntry(USER, 4, 1000), AclEntry(GROUP_OBJ, 4, ID_NONE),
+    AclEntry(MASK, 4, ID_NONE), AclEntry(OTHER, 0, ID_NONE),
 )  # fmt: skip
 LEAF = Node(0, [map_key(1, 0), map_key(1, 5)], [b"\0\1", b"\0\2\3"])
 INNER = Node(1, [map_key(1, 0), map_key(1, 900)], children=[pack_address(7, 128), pack_address(7, 4096)])
@@ -83,6 +111,37 @@ def stage_header(stage: FileStage) -> bytes:
     return stage.path.read_bytes()[:92]
 
 
+class Written(dict[bytes, bytes]):
+    """What a filesystem puts, as its functions put it."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self[key] = value
+
+    def delete(self, key: bytes) -> None:
+        del self[key]
+
+
+def of_a_filesystem() -> Iterator[tuple[str, bytes]]:
+    entry = entry_key(ROOT_INODE, hash_of(b"file", SEED))
+    chunks, counters = Written(), Written()
+    store_chunks(chunks, symlink_prefix(3), b"target")
+    store_chunks(chunks, xattr_prefix(2, b"user.name"), b"value")
+    store_counters(counters, COUNTERS)
+    yield "value-attr", encode_attr(ATTR)
+    yield "key-dirent", entry
+    yield "value-dirent", encode_links(LINKS[:1])
+    yield "value-dirents", encode_links(LINKS)
+    yield from zip(("key-symlink", "key-xattr"), chunks, strict=True)
+    yield "value-acl", encode_acl(ACL)
+    yield "key-orphan", orphan_key(2)
+    yield "key-counters", COUNTERS_KEY
+    yield "value-counters", counters[COUNTERS_KEY]
+    yield "key-seed", SEED_KEY
+    yield "value-seed", SEED.to_bytes(8, "little")
+    yield "txn-create", encode_txn([Put(COUNTERS_KEY, counters[COUNTERS_KEY]), Put(entry, encode_links(LINKS[:1]))])
+    yield "checkpoint-filesystem", encode_checkpoint(FILESYSTEM_RECORD)
+
+
 def examples(stage: FileStage) -> Iterator[tuple[str, bytes]]:
     """Name of the block in the document, and its bytes. `stage`: for POOL and DATASET, 4 slots of SEGMENT_SIZE."""
     yield "address", pack_address(SEGMENT, 128, 3).to_bytes(8, "little")
@@ -106,6 +165,7 @@ def examples(stage: FileStage) -> Iterator[tuple[str, bytes]]:
     yield "page-planes", encode_page(planes_page())
     yield "value-inline", inline_value(encode_page(runs_page()))
     yield "value-outside", outside_value(pack_address(7, 8192), 100)
+    yield from of_a_filesystem()
     yield "stage-header", stage_header(stage)
 
 

@@ -1,9 +1,17 @@
 """Documents name files, invariants and other documents that exist."""
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from bench import planner
+from fuse.options import _DROPPED, _OURS, KERNEL_FLAGS
+from sds.cli.mount_options import parse_options
+from sds.cli.parser import build_parser
+from sds.core.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -11,7 +19,8 @@ DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 def test_every_file_that_a_document_names_exists() -> None:
     for document in DOCUMENTS:
-        for name in re.findall(r"`((?:sds|backends|tests|bench|demo|docs|tools)/[\w./-]+)`", document.read_text()):
+        tops = "sds|fuse|backends|tests|bench|demo|docs|tools|contrib"
+        for name in re.findall(rf"`((?:{tops})/[\w./-]+)`", document.read_text()):
             assert (ROOT / name).exists(), f"{document.name} names {name}"
 
 
@@ -30,10 +39,53 @@ def test_every_promise_has_tests() -> None:
 
 
 def test_every_invariant_that_the_promises_refer_to_is_written_in_some_module() -> None:
-    code = "\n".join(path.read_text() for top in ("sds", "backends") for path in (ROOT / top).rglob("*.py"))
+    code = "\n".join(path.read_text() for top in ("sds", "fuse", "backends") for path in (ROOT / top).rglob("*.py"))
     for name in re.findall(r"\b[A-Z]{1,2}\d\b", (ROOT / "docs/promises.md").read_text()):
         if not name.startswith("P"):
             assert re.search(rf"^\s*{name} ", code, re.MULTILINE), f"no module states {name}"
+
+
+def test_invariants_that_the_architecture_counts_are_those_of_the_module() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text().partition("## Where the invariants are")[2]
+    counted = 0
+    for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE):
+        directory = ROOT
+        for name, letters, first, last in re.findall(r"`([\w./]+)` ([A-Z]+)(\d+)(?:-[A-Z]+(\d+))?", row):
+            path = ROOT / name if "/" in name else directory / name
+            directory = path.parent
+            stated = {int(n) for n in re.findall(rf"^\s*{letters}(\d+) ", path.read_text(), re.MULTILINE)}
+            assert stated == set(range(int(first), int(last or first) + 1)), f"{name} {letters}: {sorted(stated)}"
+            counted += 1
+    assert counted > 30
+
+
+def commands() -> Iterator[list[str]]:
+    """Words behind `sds` of every example in the documents; `[...]` is a synopsis and no example."""
+    for document in DOCUMENTS:
+        text = document.read_text()
+        fences = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+        for line in [*fences.splitlines(), *re.findall(r"^    (\S.*)$", text, re.MULTILINE)]:
+            for part in re.split(r"&&|[&;|(]", line.partition(" #")[0]):
+                if re.match(r"\s*(\S*/bin/)?sds ", part) and "[" not in part:
+                    yield shlex.split(part)[1:]
+
+
+def test_every_example_of_a_command_is_one_that_the_command_line_takes() -> None:
+    parser = build_parser()
+    for words in commands():
+        parser.parse_args(words)  # SystemExit: it does not
+    assert len(list(commands())) > 30
+
+
+def test_every_mount_option_is_in_the_operations_and_works() -> None:
+    text = (ROOT / "docs/operations.md").read_text().partition("| `-o` | means |")[2].partition("\n\n")[0]
+    table = set(re.findall(r"`([a-z_]+)(?:=DIR)?`", "\n".join(row.split("|")[1] for row in text.splitlines()[2:])))
+    known = (set(_OURS) | KERNEL_FLAGS | {"home"}) - {"norelatime", "nostrictatime"}
+    assert table == known
+    for word in sorted(known - {"home"}) + sorted(_DROPPED):
+        parse_options([word])
+    with pytest.raises(BadInput):
+        parse_options(["nonsense"])
 
 
 def test_the_table_behind_the_size_of_map_pages_is_what_the_planner_says() -> None:

@@ -4,6 +4,7 @@ import importlib
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,23 @@ from sds.core.frame import HEADER_SIZE, frame_is_valid, pool_key
 from sds.core.node import decode_node
 from sds.core.page import decode_page, decode_value
 from sds.core.segment import SegmentHead, SegmentTrailer, decode_head, decode_trailer
-from sds.core.txn import decode_txn
+from sds.core.txn import Put, decode_txn
+from sds.filesystem.acl import decode_acl
+from sds.filesystem.attributes import ROOT_INODE, Owner, decode_attr
+from sds.filesystem.entries import decode_links, find
+from sds.filesystem.inodes import SEED_KEY, load_chunks, load_counters, symlink_prefix, xattr_prefix
 from sds.log.codec import decompress
 from sds.log.stage import FileStage
 from sds.pool.label import decode_label
 from sds.pool.schema import metadata
 from sds.pool.state import TABLES
 from tests.docs import golden
+from tests.filesystem.engine import Engine
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/format.md").read_text()
-LAYOUTS = ("HEAD", "TRAILER", "HEADER", "_HEAD", "_SNAPSHOT")
-SIZES = {"B": 1, "H": 2, "I": 4, "Q": 8}
+LAYOUTS = ("HEAD", "TRAILER", "HEADER", "_HEAD", "_SNAPSHOT", "_VALUE")
+KEY_HEADS = (("sds.core.keys", "_HEAD"), ("sds.filesystem.inodes", "_HEAD"))
+SIZES = {"B": 1, "H": 2, "I": 4, "Q": 8, "q": 8}
 
 
 def blocks(kind: str) -> dict[str, str]:
@@ -121,10 +128,58 @@ def test_the_code_reads_every_other_example() -> None:
     assert names.parse_segment_name(blocks("golden-text")["segment-name"]).epoch == golden.EPOCH
 
 
+def test_the_code_reads_every_example_of_a_filesystem() -> None:
+    assert decode_attr(2, GOLDEN["value-attr"]) == golden.ATTR
+    assert decode_links(GOLDEN["value-dirent"], ROOT_INODE) == golden.LINKS[:1]
+    assert decode_links(GOLDEN["value-dirents"], ROOT_INODE) == golden.LINKS
+    assert list(decode_acl(GOLDEN["value-acl"])) == list(golden.ACL)
+    assert decode_checkpoint(GOLDEN["checkpoint-filesystem"]) == golden.FILESYSTEM_RECORD
+    written = golden.Written({
+        GOLDEN["key-counters"]: GOLDEN["value-counters"],
+        GOLDEN["key-dirent"]: GOLDEN["value-dirent"],
+        GOLDEN["key-symlink"]: b"target",
+        GOLDEN["key-xattr"]: b"value",
+    })
+    seed = int.from_bytes(GOLDEN["value-seed"], "little")
+    assert load_counters(written) == golden.COUNTERS
+    assert find(written, seed, ROOT_INODE, b"file") == golden.LINKS[0]
+    assert find(written, seed, ROOT_INODE, b"other") is None
+    assert load_chunks(written, symlink_prefix(3)) == b"target"
+    assert load_chunks(written, xattr_prefix(2, b"user.name")) == b"value"
+    assert GOLDEN["key-seed"] == SEED_KEY
+    kinds = [("key-dirent", "DIRENT"), ("key-symlink", "SYMLINK"), ("key-xattr", "XATTR"), ("key-orphan", "ORPHAN")]
+    for name, kind in [*kinds, ("key-counters", "PROPERTY"), ("key-seed", "PROPERTY")]:
+        assert keys.split_key(GOLDEN[name])[1] == getattr(keys, kind)
+    puts = [(GOLDEN["key-counters"], GOLDEN["value-counters"]), (GOLDEN["key-dirent"], GOLDEN["value-dirent"])]
+    assert decode_txn(GOLDEN["txn-create"]) == [Put(key, value) for key, value in puts]
+
+
+def test_a_filesystem_has_items_of_the_kinds_in_the_document_and_no_others() -> None:
+    """A file with an extended attribute, a link, a larger file that goes while it is open."""
+    engine, owner = Engine(), Owner(0, 0)
+    with closing(engine):
+        engine.fs("create", ROOT_INODE, b"small", 0o644, owner)
+        engine.fs("write", 2, 0, b"contents")
+        engine.fs("setxattr", 2, b"user.name", b"value")
+        engine.fs("symlink", ROOT_INODE, b"link", b"target", owner)
+        engine.fs("create", ROOT_INODE, b"large", 0o644, owner)
+        engine.fs("write", 4, 0, bytes(8192))
+        engine.fs("unlink", ROOT_INODE, b"large")
+        engine.checkpoint()
+        stored = engine.dataset.items.all(bytes(9), b"\xff" * 9)
+    names = {int(row[1]): row[0] for row in rows("kind | number | suffix | value")}
+    found = [(inode, names[kind]) for inode, kind, _ in (keys.split_key(name) for name, _ in stored)]
+    assert found == [
+        (0, "ORPHAN"), (0, "PROPERTY"), (0, "PROPERTY"), (1, "ATTR"), (1, "DIRENT"), (1, "DIRENT"), (2, "ATTR"),
+        (2, "XATTR"), (2, "INLINE"), (3, "ATTR"), (3, "SYMLINK"), (4, "ATTR"), (4, "MAP"),
+    ]  # fmt: skip
+    assert set(names.values()) == {kind for _, kind in found}
+
+
 def test_layouts_are_those_of_the_structs() -> None:
     tables = layout_tables()
     structs = {path: named(path) for path in tables}
-    assert len(tables) == 7
+    assert len(tables) == 8
     for path, layout in structs.items():
         offset = 0
         for row, size in zip(tables[path], field_sizes(layout), strict=True):
@@ -137,10 +192,10 @@ def test_every_struct_with_a_name_like_these_has_a_table() -> None:
     """A new structure of the format cannot be forgotten here."""
     root = Path(__file__).resolve().parents[2]
     found = set()
-    for path in [*(root / "sds/core").glob("*.py"), *(root / "sds/log").glob("*.py")]:
+    for path in (path for name in ("core", "log", "filesystem") for path in (root / "sds" / name).glob("*.py")):
         module = ".".join(path.relative_to(root).with_suffix("").parts)
         for name in re.findall(r"^(\w+)(?:: Final)? = struct\.Struct", path.read_text(), re.MULTILINE):
-            if name in LAYOUTS and (module, name) != ("sds.core.keys", "_HEAD"):
+            if name in LAYOUTS and (module, name) not in KEY_HEADS:
                 found.add(f"{module}.{name}")
     assert found == set(layout_tables())
 

@@ -1,9 +1,11 @@
-"""The simulator by hand: `python -m tests.sim --seed N [--count M]`, `python -m tests.sim --exhaustive 3`."""
+"""The simulator by hand: `python -m tests.sim --seed N [--count M]`, `python -m tests.sim --exhaustive 3`; of volumes,
+or of filesystems with `--fs`."""
 
 import argparse
 import sys
 
-from tests.sim.sequences import explore_all
+from tests.sim import fs_sequences, sequences
+from tests.sim.fs_swarm import FsSwarm
 from tests.sim.swarm import Swarm
 
 
@@ -13,15 +15,18 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1, help="how many seeds from there on")
     parser.add_argument("--exhaustive", type=int, metavar="N", help="instead: all sequences of N operations")
     parser.add_argument("--every", type=float, default=0.01, help="part of the events that is crashed at (with N)")
+    parser.add_argument("--fs", action="store_true", help="filesystems instead of volumes")
     options = parser.parse_args()
     if options.exhaustive:
+        explore_all = fs_sequences.explore_all if options.fs else sequences.explore_all
         print(explore_all(options.exhaustive, options.every))
         return 0
     for seed in range(options.seed, options.seed + options.count):
         try:
-            print(f"seed {seed}: {Swarm(seed).run()}")
+            print(f"seed {seed}: {(FsSwarm if options.fs else Swarm)(seed).run()}")
         except BaseException:
-            print(f"seed {seed} failed: python -m tests.sim --seed {seed} shows it again", file=sys.stderr)
+            fs = " --fs" if options.fs else ""
+            print(f"seed {seed} failed: python -m tests.sim{fs} --seed {seed} shows it again", file=sys.stderr)
             raise
     return 0
 

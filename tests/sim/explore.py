@@ -7,13 +7,23 @@
 """
 
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Protocol
 
-from tests.sim.check import Expected, orphans, recover
+from tests.sim.check import orphans, recover
+from tests.sim.oracle import History
 from tests.sim.schedule import run_seeded
-from tests.sim.workload import Script
 from tests.sim.world import World
+
+Expected = dict[str, History[Any]]
+Recover = Callable[..., Awaitable[None]]
+"""(world, expected, orderly=...): see sds.tests.sim.check, and fs_check."""
+
+
+class Scripted(Protocol):
+    def expected(self, power_cut: bool) -> dict[str, History[Any]]: ...
 
 
 @dataclass(slots=True)
@@ -36,13 +46,14 @@ class Tally:
 class Explorer:
     """Attach to a script with `watch`, run, then `check_all`."""
 
-    script: Script
+    script: Scripted
     rng: random.Random
     cuts: int = 6
     """Power cuts per point at most."""
     every: float = 1.0
     """Part of the events that is looked at."""
     tally: Tally = field(default_factory=Tally)
+    recover: Recover = recover
     seen: set[tuple[int, object]] = field(default_factory=set)
     crashes: list[Crash] = field(default_factory=list)
 
@@ -75,7 +86,7 @@ class Explorer:
         crashes, self.crashes = self.crashes, []
         for crash in crashes:
             try:
-                within = run_seeded(partial(check, crash, self.rng), seed)
+                within = run_seeded(partial(check, crash, self.rng, self.recover), seed)
             except BaseException as error:
                 error.add_note(f"{'power cut' if crash.power_cut else 'kill'} at {crash.where}")
                 raise
@@ -83,7 +94,7 @@ class Explorer:
             self.tally.recoveries_cut += within
 
 
-async def check(crash: Crash, rng: random.Random) -> int:
+async def check(crash: Crash, rng: random.Random, recover: Recover) -> int:
     """One crash; the number of further crash states within its recovery."""
     deep = rng.random() < 0.1
     again: list[tuple[World, Expected]] = []

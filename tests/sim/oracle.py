@@ -1,4 +1,4 @@
-"""What a pool must hold: for every volume the states it went through, in the order of its log.
+"""What a pool must hold: for every volume (filesystem) the states it went through, in the order of its log.
 
   OR1  An operation counts from the moment its last frame is in the log (sds.dataset D2); a `Tap` on the log tells the
        model when, and which part of the operation it was.
@@ -11,7 +11,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import trio
 
@@ -21,6 +21,8 @@ from sds.dataset.dataset import Dataset
 
 BLOCK = 4096
 ZERO = bytes(BLOCK)
+S = TypeVar("S")
+"""A state: of a volume, or of a filesystem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ class State:
 
 
 @dataclass(slots=True)
-class SnapshotModel:
-    state: State
+class SnapshotModel(Generic[S]):
+    state: S
     sequence: int
     acknowledged: bool = False
     destroying: bool = False
@@ -75,23 +77,25 @@ class Intent:
 
 
 @dataclass(slots=True)
-class VolumeModel:
+class History(Generic[S]):
+    """The states of a dataset."""
+
     name: str
-    states: list[tuple[int, State]]
+    states: list[tuple[int, S]]
     """(sequence number of the last frame, state), oldest first."""
     promised: int = 0
     acknowledged: int = 0
-    snapshots: dict[str, SnapshotModel] = field(default_factory=dict)
+    snapshots: dict[str, SnapshotModel[S]] = field(default_factory=dict)
 
     @classmethod
-    def new(cls, name: str, state: State) -> "VolumeModel":
+    def new(cls, name: str, state: S) -> "History[S]":
         return cls(name, [(0, state)])
 
     @property
-    def now(self) -> State:
+    def now(self) -> S:
         return self.states[-1][1]
 
-    def rebase(self, state: State, sequence: int) -> None:
+    def rebase(self, state: S, sequence: int) -> None:
         """After a recovery that was checked: history begins anew."""
         self.states = [(sequence, state)]
         self.promised = self.acknowledged = sequence
@@ -100,18 +104,21 @@ class VolumeModel:
         self.promised = max(self.promised, sequence)
         self.acknowledged = max(self.acknowledged, sequence)
 
-    def after_crash(self, power_cut: bool) -> "VolumeModel":
+    def after_crash(self, power_cut: bool) -> "History[S]":
         """What is left to expect (OR2); independent of this model. A kill may still be followed by a power cut."""
         copies = {name: replace(snapshot) for name, snapshot in self.snapshots.items()}
         floor = self.promised if power_cut else self.acknowledged
-        return VolumeModel(self.name, self.states[self._at(self.promised) :], self.promised, floor, copies)
+        return History(self.name, self.states[self._at(self.promised) :], self.promised, floor, copies)
 
-    def allowed(self) -> list[tuple[int, State]]:
-        """OR2: what the volume may be after the crash."""
+    def allowed(self) -> list[tuple[int, S]]:
+        """OR2: what the dataset may be after the crash."""
         return self.states[self._at(self.acknowledged) :]
 
     def _at(self, floor: int) -> int:
         return max((i for i, (sequence, _) in enumerate(self.states) if sequence <= floor), default=0)
+
+
+VolumeModel = History[State]
 
 
 class Tap:

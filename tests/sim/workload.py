@@ -36,12 +36,8 @@ class Script:
         return model
 
     def content(self, length: int) -> bytes:
-        """Never the same twice; every second one does not compress."""
         self.counter += 1
-        rng = random.Random(self.counter)
-        if self.counter % 2 or length < 8:
-            return (b"%08d" % self.counter + rng.randbytes(length))[:length]
-        return (b"%08d" % self.counter * (length // 8 + 1))[:length]
+        return content_of(self.counter, length)
 
     @asynccontextmanager
     async def open(self, name: str, settings: Settings = QUIET) -> "AsyncIterator[Actor]":
@@ -149,6 +145,13 @@ class Actor:
 
     def _snapshot_row(self, name: str) -> SnapshotRow:
         return self.script.world.catalog.snapshot(self.dataset.row.id, name)
+
+
+def content_of(number: int, length: int) -> bytes:
+    """Never the same twice; every second one does not compress."""
+    if number % 2 or length < 8:
+        return (b"%08d" % number + random.Random(number).randbytes(length))[:length]
+    return (b"%08d" % number * (length // 8 + 1))[:length]
 
 
 async def read_state(volume: Volume) -> State:
