@@ -24,12 +24,13 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 
 from fuse.handler import Handlers
 from fuse.tree import Buffer, Tree
-from sds.filesystem.attributes import INODE_MAX, Attr, Changes, Owner
+from sds.filesystem.attributes import DAMAGED, INLINE, INODE_MAX, Attr, Changes, Owner
 
 TIMEOUT_S: Final = 3600.0
 BATCH_MIN: Final = 24
 """Entries that fit into the 4 KiB which older kernels always ask for: 160 bytes each with a short name."""
 BLOCK: Final = 4096
+SECTOR: Final = 512
 SECTORS_PER_BLOCK: Final = 8
 _DOTS: Final = 2
 _WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
@@ -233,7 +234,9 @@ class Operations(pyfuse3.Operations):
     def _entry(self, attr: Attr, parent: int) -> EntryAttributes:
         """OP2. A name in `parent` leads to this node."""
         entry = self._node(attr)
-        entry.entry_timeout = 0.0 if self._tree.is_volatile(parent) else TIMEOUT_S
+        entry.entry_timeout = TIMEOUT_S
+        if self._tree.is_volatile(parent) or attr.flags & DAMAGED:
+            entry.entry_timeout = entry.attr_timeout = 0.0
         return entry
 
     def _node(self, attr: Attr) -> EntryAttributes:
@@ -252,7 +255,8 @@ def _attributes(attr: Attr) -> EntryAttributes:
     entry.st_rdev = attr.rdev
     entry.st_size = attr.size_bytes
     entry.st_blksize = BLOCK
-    entry.st_blocks = attr.blocks * SECTORS_PER_BLOCK
+    # Small contents lie in the tree. A file with some that says it has no blocks would be taken for a hole (tar -S).
+    entry.st_blocks = -(-attr.size_bytes // SECTOR) if attr.flags & INLINE else attr.blocks * SECTORS_PER_BLOCK
     entry.st_atime_ns = attr.atime_ns
     entry.st_mtime_ns = attr.mtime_ns
     entry.st_ctime_ns = attr.ctime_ns

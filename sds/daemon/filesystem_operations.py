@@ -2,17 +2,19 @@
 
   FO1  A snapshot that somebody looks at in .snapshots is let go of before it is destroyed; with a file open in it, it
        is Busy.
-  FO2  After a rollback the kernel forgets exactly what differs between the two states.
+  FO2  After a rollback the kernel forgets exactly what differs between the two states. With the writeback cache it
+       would not (it believes its own sizes and times), so there it is refused.
 """
 
 from collections.abc import Callable
 
+from sds.core.errors import Busy
 from sds.daemon.front import Json
 from sds.daemon.operations import Operations
 from sds.daemon.sweeper import Sweeper
 from sds.dataset.dataset import Dataset
-from sds.dataset.nodes import Nodes, expect_root
-from sds.filesystem.changed import changed_nodes
+from sds.dataset.nodes import expect_root
+from sds.filesystem.changed import Changed, changed_nodes
 from sds.filesystem.filesystem import Filesystem
 from sds.filesystem.snapshots import SnapshotViews
 from sds.pool.lease import Holder
@@ -47,12 +49,21 @@ class FilesystemOperations(Operations):
         return await super().destroy_snapshot(name)
 
     async def _rollback(self, snapshot: SnapshotRow) -> None:
-        """FO2. Nothing may change between the two states that are compared."""
-        with self._filesystem.paused():
-            before = await self._dataset.newest_root()
-            next_inode = await self._filesystem.next_inode()
-            await self._dataset.rollback(snapshot)
-            await self._filesystem.rolled_back(next_inode)
-        after = expect_root(snapshot.root, f"snapshot @{snapshot.name}")
-        if self.front is not None:
-            await self._replaced(await changed_nodes(Nodes(self._dataset.reader, None), before, after))
+        """FO2. Nothing may change between the two states that are compared; afterwards the older one may be swept."""
+        if self.front is not None and self.front.caches_writes:
+            raise Busy(
+                f"{self._dataset.row.name} is mounted with the writeback cache, so the kernel keeps sizes of its own: "
+                "unmount it, then roll back"
+            )
+        changed = Changed()
+        try:
+            with self._filesystem.paused():
+                before = await self._dataset.newest_root()
+                after = expect_root(snapshot.root, f"snapshot @{snapshot.name}")
+                if self.front is not None:
+                    changed = await changed_nodes(self._dataset.nodes, before, after)
+                next_inode = await self._filesystem.next_inode()
+                await self._dataset.rollback(snapshot)
+                await self._filesystem.rolled_back(next_inode)
+        finally:  # not while it is paused: to forget pages, the kernel may have to write some first
+            await self._replaced(changed)

@@ -52,6 +52,10 @@ class Front(Protocol):
     async def serve(self, stop: Stop, announce: Announce) -> None:
         """Until told to stop, or until whoever else may end it has."""
 
+    @property
+    def caches_writes(self) -> bool:
+        """Somebody in front of us keeps what was written, with sizes and times of his own."""
+
     def stats(self) -> Json:
         """For the statistics of the worker."""
 

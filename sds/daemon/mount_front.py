@@ -105,6 +105,10 @@ class MountFront:
         stack.callback(file.close)
         return lambda line: print(f"{time.time():.6f} {line}", file=file)
 
+    @property
+    def caches_writes(self) -> bool:
+        return self._place.options.writeback_cache
+
     def stats(self) -> Json:
         return {"mountpoint": self._place.directory, "fuse": self._metrics()}
 

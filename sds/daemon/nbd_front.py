@@ -30,6 +30,10 @@ class NbdFront:
         self._what = what
         self._server: Server | None = None
 
+    @property
+    def caches_writes(self) -> bool:
+        return False
+
     async def serve(self, stop: Stop, announce: Announce) -> None:
         name = self._endpoint.export_name
         listener = self._endpoint.listen()

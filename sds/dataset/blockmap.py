@@ -11,12 +11,14 @@
 Page key: inode << 44 | page index, so that pages of one inode are neighbours.
 """
 
+import logging
 from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import Final
 
+from sds.core.errors import SdsError
 from sds.core.keys import MAP, map_key, map_page_index, map_range, split_key
 from sds.core.page import PAGE_BLOCKS, decode_value, new_page, value_block_count
 from sds.dataset import tree
@@ -26,6 +28,7 @@ from sds.dataset.nodes import Nodes
 INODE_SHIFT: Final = 44
 INDEX_MASK: Final = (1 << INODE_SHIFT) - 1
 PAGE_SHIFT: Final = PAGE_BLOCKS.bit_length() - 1
+_log = logging.getLogger(__name__)
 HOLES: Final = new_page()
 """The page of holes; shared, never changed (Y1)."""
 
@@ -50,12 +53,14 @@ class BlockMap:
 
     async def page(self, key: int) -> "array[int]":
         """The newest version of a page, from memory or from the tree."""
+        is_relieved = self.relieve is None
         while True:
             page = self.pages.get(key)
             if page is not None:
                 return page
-            if self.relieve is not None and self.dirty_pages >= self._pages_max:
-                await self.relieve()  # P8: a page more could soon be one more that cannot be evicted
+            if not is_relieved and self.dirty_pages >= self._pages_max:
+                is_relieved = True
+                await self._relieve()
                 continue
             base = self._base(key)
             if base == 0:
@@ -68,6 +73,15 @@ class BlockMap:
             self._make_room()
             self.pages[key] = page
             return page
+
+    async def _relieve(self) -> None:
+        """P8: a page more could soon be one more that cannot be evicted. Where that fails (the pool is full, or has
+        failed), reading goes on above the limit."""
+        try:
+            if self.relieve is not None:
+                await self.relieve()
+        except SdsError as error:
+            _log.debug("dirty pages stay: %s", error)
 
     def _base(self, key: int) -> int:
         """The root of the tree that a page out of memory is in; 0: in none (B2)."""

@@ -115,6 +115,12 @@ class Layers:
             self.frozen_items -= layer.item_count
         self.root = root
 
+    def move_to(self, root: int) -> None:
+        """The same state, now that all of it is in this tree."""
+        self.root = root
+        self.frozen.clear()
+        self.frozen_items = 0
+
     def up_to(self, snapshot_id: int) -> "Layers | None":
         """Y3: the state that a snapshot holds, while it is not published; None: it is in no frozen layer."""
         for number, layer in enumerate(self.frozen, 1):

@@ -6,6 +6,8 @@
   SE1  A section raises Wait before it has changed anything; it is done again from its beginning, on the state that it
        finds then. So an operation is atomic, whatever it had to wait for.
   SE2  Mostly all is there, and an operation waits for nothing at all.
+  SE3  Between what it waited for and the section nobody else runs, so that it is still there; one that has to wait
+       again lets the others run first.
 """
 
 from collections.abc import Awaitable, Callable
@@ -32,7 +34,7 @@ async def run(section: Callable[[], T]) -> T:
             return section()
         except Wait as wait:
             until = wait.until
-        await until()
         tries += 1
         if tries > 1:
-            await trio.lowlevel.checkpoint()  # what it waits for may be there each time and gone again: others must run
+            await trio.lowlevel.checkpoint()  # SE3: others must run
+        await until()

@@ -42,6 +42,8 @@ INODE_BYTES: Final = 512
 INLINE: Final = 1
 CAPABILITY: Final = 2
 XATTRS: Final = 4
+DAMAGED: Final = 128
+"""Never stored: in a listing, the attributes of this inode cannot be read, and these are made up."""
 
 _VERSION: Final = 1
 _VALUE: Final = struct.Struct("<BBIIIIQQQQqqqq")
@@ -122,6 +124,11 @@ class Statfs:
     inodes: int
     inodes_free: int
     name_max: int = NAME_MAX
+
+
+def clamped(time_ns: int) -> int:
+    """The nearest time that can be stored: between the years 1677 and 2262."""
+    return max(-(1 << 63), min(time_ns, (1 << 63) - 1))
 
 
 def encode_attr(attr: Attr) -> bytes:

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from sds.core.address import BLOCK_SIZE
-from sds.core.errors import Missing
+from sds.core.errors import Corrupt, Missing
 from sds.core.frame import Buffer
 from sds.core.page import PAGE_BLOCKS
 from sds.dataset.blockmap import INODE_SHIFT, PAGE_SHIFT, BlockMap, page_keys
@@ -120,13 +120,16 @@ class Files:
             return known[address]
         found = self._reader.blocks_nowait(inode, block, 1)
         if found is None:
-            raise Wait(partial(self._fetch, address, known))
+            raise Wait(partial(self._fetch, page_key, block & PAGE_BLOCKS - 1, address, known))
         return found[0]
 
-    async def _fetch(self, address: int, known: Known) -> None:
+    async def _fetch(self, page_key: int, at: int, address: int, known: Known) -> None:
         try:
             known[address] = bytes(await self._frames.blocks(address, 1))
-        except Missing:
+        except (Missing, Corrupt):
+            page = self._map.pages.get(page_key)
+            if page is not None and page[at] == address:
+                raise
             await trio.lowlevel.checkpoint()  # overwritten and swept meanwhile: the map leads elsewhere now
 
     # -- truncating -------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from sds.filesystem.attributes import (
     Changes,
     Owner,
     Statfs,
+    clamped,
 )
 from sds.filesystem.edit import Edit
 from sds.filesystem.files import Files, Known
@@ -219,9 +220,9 @@ class Filesystem(FilesystemView):
             attr = attr._replace(mode=attr.mode & ~_PERMISSIONS | changes.mode & _PERMISSIONS)
             xattrs.chmod_acl(edit, attr)
         return attr._replace(
-            atime_ns=attr.atime_ns if changes.atime_ns is None else changes.atime_ns,
-            mtime_ns=attr.mtime_ns if changes.mtime_ns is None else changes.mtime_ns,
-            ctime_ns=edit.now_ns if changes.ctime_ns is None else changes.ctime_ns,
+            atime_ns=attr.atime_ns if changes.atime_ns is None else clamped(changes.atime_ns),
+            mtime_ns=attr.mtime_ns if changes.mtime_ns is None else clamped(changes.mtime_ns),
+            ctime_ns=edit.now_ns if changes.ctime_ns is None else clamped(changes.ctime_ns),
         )
 
     async def setxattr(self, inode: int, name: bytes, value: bytes) -> None:
@@ -280,7 +281,9 @@ class Filesystem(FilesystemView):
         edit = self._edit()
         attr = edit.attr(inode)
         if attr.flags & INLINE:
-            edit.store(self._files.spill(edit, attr))
+            spilled = self._files.spill(edit, attr)
+            self.space.check(self.items, attr, spilled)
+            edit.store(spilled)
             edit.commit()
 
     def _accessed(self, attr: Attr) -> None:

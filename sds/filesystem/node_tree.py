@@ -5,7 +5,8 @@
   NT1  `.snapshots` is in the root directory, but not listed there: whoever copies or compares the tree does not fall
        into it. Its name is taken: nothing else can have it.
   NT2  Snapshots are read only (EROFS). Inode numbers that a user sees are node ids, so they differ between snapshots.
-  NT3  In `.snapshots` names come and go behind the kernel's back: its entries may not be cached.
+  NT3  In `.snapshots` names come and go behind the kernel's back: its entries may not be cached. A listing of it opens
+       no snapshot, so the attributes in it are made up and may not be cached either.
 """
 
 import errno
@@ -131,12 +132,13 @@ class NodeTree:
         return _in_slot(await self.snapshots.view(slot).getattr(ROOT_INODE), slot)
 
     async def _list(self, cookie: int, limit: int) -> list[Entry]:
-        """The cookie is the snapshot's id."""
+        """NT3. The cookie is the snapshot's id."""
+        like = (await self._directory())._replace(parent=SNAPSHOTS_NODE, nlink=2)
         entries: list[Entry] = []
         for row in await self.snapshots.rows():
             if row.id + COOKIE_MIN > cookie and len(entries) < limit:
-                attr = await self._snapshot_root(await self._find(row.name.encode()))
-                entries.append(Entry(row.name.encode(), attr, row.id + COOKIE_MIN))
+                node = self.snapshots.slot_of(row) << SLOT_SHIFT | ROOT_INODE
+                entries.append(Entry(row.name.encode(), like._replace(inode=node), row.id + COOKIE_MIN))
         return entries
 
     # -- changing -----------------------------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
   SP1  Used is what its files store (blocks of 4 KiB) and INODE_BYTES for each inode, before compression and copies.
   SP2  With a quota, df shows the quota as size, and what would go beyond it is EDQUOT before anything has changed.
-  SP3  Free is never more than what the pool can still take: its free bytes divided by the copies it keeps.
+  SP3  Free is never more than what the pool can still take, with all copies in distinct failure domains and without
+       the reserve that is kept for deleting.
+  SP4  Extended attributes and targets of symbolic links count for nothing.
 """
 
 import errno
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sds.core.address import BLOCK_SIZE
@@ -14,6 +17,7 @@ from sds.dataset.blockmap import BlockMap
 from sds.filesystem.attributes import INODE_BYTES, Attr, Statfs
 from sds.filesystem.entries import Source
 from sds.filesystem.inodes import Counters, error, load_counters
+from sds.log.copies import reserve_bytes
 from sds.pool.pool import Pool
 
 FREE_INODES_MAX: Final = 1 << 40
@@ -55,4 +59,15 @@ class Space:
 
 def free_bytes_of(pool: Pool) -> int:
     """What the pool can still take of a dataset's bytes (SP3)."""
-    return sum(candidate.free_bytes for candidate in pool.candidates()) // pool.copies
+    domains: Counter[str] = Counter()
+    for candidate in pool.candidates():
+        kept = reserve_bytes(pool.backends[candidate.backend].usage().total_bytes, pool.segment_size)
+        domains[candidate.label] += max(0, candidate.free_bytes - kept)
+    return placeable_bytes(list(domains.values()), min(pool.copies, len(domains)))
+
+
+def placeable_bytes(free_bytes: Sequence[int], copies: int) -> int:
+    """How much can be stored in `copies` copies, each in another failure domain with so much free."""
+    most = sorted(free_bytes, reverse=True)
+    # The k largest domains may be larger than is of use: then each has a copy of everything, and the others the rest.
+    return min((sum(most[k:]) // (copies - k) for k in range(copies)), default=0)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 from sds.core.address import BLOCK_SIZE
+from sds.core.errors import Corrupt
 from sds.core.frame import Buffer
 from sds.core.keys import DIRENT, XATTR, kind_range
 from sds.dataset.blockmap import BlockMap
@@ -19,7 +20,7 @@ from sds.dataset.blockreader import BlockReader, trimmed
 from sds.dataset.items import Items
 from sds.dataset.readahead import ReadAhead
 from sds.dataset.section import Wait, run
-from sds.filesystem.attributes import INLINE, INODE_BYTES, XATTRS, Attr, Entry, Statfs
+from sds.filesystem.attributes import DAMAGED, INLINE, INODE_BYTES, XATTRS, Attr, Entry, Statfs
 from sds.filesystem.entries import COOKIE_MIN, Link, check_name, decode_links, entry_key, find, hash_in
 from sds.filesystem.inodes import (
     SEED_KEY,
@@ -34,6 +35,8 @@ from sds.filesystem.inodes import (
 from sds.filesystem.paths import path_of
 from sds.log.reader import FrameReader
 
+ENTRIES_MAX: Final = 256
+"""Of one listing: their attributes may lie in as many nodes."""
 STREAMS_MAX: Final = 64
 """Files whose reading is watched for read-ahead."""
 
@@ -86,24 +89,42 @@ class FilesystemView:
         return target
 
     async def readdir(self, inode: int, cookie: int, limit: int) -> list[Entry]:
-        """Up to `limit` entries behind the cookie (0: from the start), [] at the end. E2 of entries.py."""
-        return await run(partial(self._readdir, inode, cookie, limit))
+        """At most `limit` entries behind the cookie (0: from the start); [] at the end only. E2 of entries.py."""
+        try:
+            return await run(partial(self._readdir, inode, cookie, min(limit, ENTRIES_MAX)))
+        except Corrupt:
+            return await self._readdir_damaged(inode, cookie, limit)
+
+    async def _readdir_damaged(self, inode: int, cookie: int, limit: int) -> list[Entry]:
+        """FV2: one by one, for one damaged inode does not make the others of its directory unreadable."""
+        entries = []
+        for link, place in await run(partial(self._links, inode, cookie, min(limit, ENTRIES_MAX))):
+            try:
+                attr = await self.getattr(link.inode)
+            except Corrupt:
+                attr = Attr(link.inode, DAMAGED, link.type << 12, 1, 0, 0, 0, 0, 0, inode, 0, 0, 0, 0)
+            entries.append(Entry(link.name, attr, place))
+        return entries
 
     def _readdir(self, inode: int, cookie: int, limit: int) -> list[Entry]:
-        attr = load_attr(self.items, inode)
-        if not attr.is_directory:
+        directory = load_attr(self.items, inode)
+        if not directory.is_directory:
             raise error(errno.ENOTDIR)
         entries: list[Entry] = []
         missing: list[Wait] = []
         for link, place in self._links(inode, cookie, limit):
             try:
-                entries.append(Entry(link.name, load_attr(self.items, link.inode), place))
+                attr = load_attr(self.items, link.inode)
             except Wait as wait:
                 missing.append(wait)
-        if missing:
+            else:
+                if not missing:
+                    entries.append(Entry(link.name, attr, place))
+        if missing and not entries:  # else what is there will do: others may need the memory, too
+            missing.reverse()  # the first is the one that has to be there
             raise Wait(partial(_all, missing))
         if not cookie:
-            self._accessed(attr)
+            self._accessed(directory)
         return entries
 
     def _links(self, inode: int, cookie: int, limit: int) -> list[tuple[Link, int]]:

@@ -188,6 +188,9 @@ class Copies:
 
     def _kept(self, backend: int) -> int:
         """K3: bytes of a backend that user data may not take."""
-        size = self._pool.segment_size
-        total = self._pool.backends[backend].usage().total_bytes
-        return min(RESERVE_SEGMENTS * size, max(2 * size, total // 16))
+        return reserve_bytes(self._pool.backends[backend].usage().total_bytes, self._pool.segment_size)
+
+
+def reserve_bytes(total_bytes: int, segment_size: int) -> int:
+    """K3: of a backend of this size."""
+    return min(RESERVE_SEGMENTS * segment_size, max(2 * segment_size, total_bytes // 16))

@@ -11,7 +11,7 @@ from sds.dataset.blockmap import BlockMap
 from sds.dataset.items import Items
 from sds.dataset.layer import Layers
 from sds.dataset.nodes import Nodes
-from sds.filesystem.attributes import ROOT_INODE, Changes
+from sds.filesystem.attributes import ROOT_INODE, Changes, Entry
 from sds.filesystem.diff import Change, changed_paths
 from sds.filesystem.entries import insert
 from sds.filesystem.filesystem import Filesystem
@@ -216,13 +216,20 @@ async def read_all(view: FilesystemView) -> Known:
     directories = [(ROOT_INODE, b"")]
     while directories:
         inode, path = directories.pop()
-        for entry in await view.readdir(inode, 0, 1 << 20):
+        for entry in await list_all(view, inode):
             attr, below = entry.attr, path + b"/" + entry.name
             known.names[inode, entry.name] = Name(below, attr.inode, stat.S_IFMT(attr.mode))
             known.contents[attr.inode] = await contents_of(view, attr.inode)
             if attr.is_directory:
                 directories.append((attr.inode, below))
     return known
+
+
+async def list_all(view: FilesystemView, inode: int) -> list[Entry]:
+    entries: list[Entry] = []
+    while more := await view.readdir(inode, entries[-1].cookie if entries else 0, 1 << 20):
+        entries += more
+    return entries
 
 
 async def contents_of(view: FilesystemView, inode: int) -> object:
