@@ -11,7 +11,7 @@ from sds.dataset.dataset import Dataset, Settings
 from sds.dataset.items import Items
 from sds.dataset.layer import Layers
 from sds.dataset.nodes import Nodes
-from sds.filesystem.attributes import ROOT_INODE, Attr, Changes, Owner
+from sds.filesystem.attributes import ROOT_INODE, Attr, Changes, Entry, Owner
 from sds.filesystem.filesystem import Filesystem
 from sds.filesystem.opening import open_filesystem
 from sds.filesystem.view import FilesystemView
@@ -139,3 +139,10 @@ class Worker:
         _mkdir, _mknod, _symlink, _link, _unlink, _rmdir, _rename, _write, _write, _truncate, _chmod, _setxattr,
         _removexattr, _forget,
     )  # fmt: skip
+
+
+async def list_all(view: FilesystemView, inode: int) -> list[Entry]:
+    entries: list[Entry] = []
+    while more := await view.readdir(inode, entries[-1].cookie if entries else 0, 1 << 20):
+        entries += more
+    return entries

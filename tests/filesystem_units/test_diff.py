@@ -11,14 +11,14 @@ from sds.dataset.blockmap import BlockMap
 from sds.dataset.items import Items
 from sds.dataset.layer import Layers
 from sds.dataset.nodes import Nodes
-from sds.filesystem.attributes import ROOT_INODE, Changes, Entry
+from sds.filesystem.attributes import ROOT_INODE, Changes
 from sds.filesystem.diff import Change, changed_paths
 from sds.filesystem.entries import insert
 from sds.filesystem.filesystem import Filesystem
 from sds.filesystem.inodes import store_attr
 from sds.filesystem.view import FilesystemView
 from sds.log.reader import FrameReader
-from tests.filesystem_units.home import ROOT, Worker, file, home, new_world, run, view_at
+from tests.filesystem_units.home import ROOT, Worker, file, home, list_all, new_world, run, view_at
 
 Step = Callable[[Filesystem], Awaitable[None]]
 EXCHANGE = 2
@@ -223,13 +223,6 @@ async def read_all(view: FilesystemView) -> Known:
             if attr.is_directory:
                 directories.append((attr.inode, below))
     return known
-
-
-async def list_all(view: FilesystemView, inode: int) -> list[Entry]:
-    entries: list[Entry] = []
-    while more := await view.readdir(inode, entries[-1].cookie if entries else 0, 1 << 20):
-        entries += more
-    return entries
 
 
 async def contents_of(view: FilesystemView, inode: int) -> object:
