@@ -77,7 +77,10 @@ def test_interrupted_before_it_is_mounted_the_background_ends_too(machine: Machi
     """Somebody has the dataset for a moment, so the mount waits."""
     lock = Home(machine.cli.home).lock_path(bytes.fromhex(machine.cli.json("pool", "status", "tank")["uuid"]), 1)
     with Lease.take(lock, "tank/home", Holder.me("test")):
-        started = subprocess.Popen(machine.sds.command("mount", "tank/home", machine.directory))
+        started = subprocess.Popen(
+            machine.sds.command("mount", "tank/home", machine.directory),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # who tests in the background ignores it
+        )
         worker = child_of(started.pid)
         started.send_signal(signal.SIGINT)
         assert started.wait(TIMEOUT_S) == 130

@@ -21,8 +21,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -91,16 +90,8 @@ class Subject(Protocol):
     def close_all(self) -> None: ...
 
 
-def tick_s(directory: Path) -> float:
-    """DM6: how long to wait between two operations, so that the times in this directory show both; 0: not at all."""
-    probe = directory / "probe"
-    probe.touch()
-    times = set()
-    for number in range(8):
-        probe.chmod(0o600 + number)
-        times.add(probe.stat().st_ctime_ns)
-    probe.unlink()
-    return 0.0 if len(times) == 8 else 1.25 * time.clock_getres(CLOCK_REALTIME_COARSE)
+TICK_S: Final = 1.25 * time.clock_getres(CLOCK_REALTIME_COARSE)
+"""DM6: between two operations, so that times that are taken by ticks show both."""
 
 
 def is_open(machine: "Machine") -> bool:
