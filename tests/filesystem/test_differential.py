@@ -9,7 +9,7 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 
 from tests.filesystem.engine import Engine
 from tests.filesystem.facts import moved
-from tests.filesystem.machine import TICK_S, Machine, Subject
+from tests.filesystem.machine import Machine, Subject
 from tests.filesystem.plain import Plain
 from tests.filesystem.profile import fresh, profile, remove
 
@@ -66,5 +66,5 @@ def test_the_engine_and_ext4_do_the_same(request: pytest.FixtureRequest, known: 
     class Both(EngineMachine):
         pass
 
-    Both.make, Both.tick_s = staticmethod(make), TICK_S
+    Both.make = staticmethod(make)
     run_state_machine_as_test(Both, settings=profile(request, examples=60, steps=40))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.filesystem.machine import TICK_S, Machine, Subject
+from tests.filesystem.machine import Machine, Subject
 from tests.filesystem.plain import Plain
 from tests.filesystem.profile import fresh, profile, remove
 from tests.mounted.harness import mounted
@@ -30,6 +30,6 @@ def test_the_mount_and_ext4_do_the_same(request: pytest.FixtureRequest, known: P
         class Both(Machine):
             pass
 
-        Both.make, Both.tick_s = staticmethod(make), TICK_S
+        Both.make = staticmethod(make)
         Both.stamps_truncation = "writeback" not in options
         run_state_machine_as_test(Both, settings=profile(request, examples=40, steps=40))
