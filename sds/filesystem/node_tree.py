@@ -135,7 +135,7 @@ class NodeTree:
         """NT3. The cookie is the snapshot's id."""
         like = (await self._directory())._replace(parent=SNAPSHOTS_NODE, nlink=2)
         entries: list[Entry] = []
-        for row in await self.snapshots.rows():
+        for row in sorted(await self.snapshots.rows(), key=lambda row: row.id):
             if row.id + COOKIE_MIN > cookie and len(entries) < limit:
                 node = self.snapshots.slot_of(row) << SLOT_SHIFT | ROOT_INODE
                 entries.append(Entry(row.name.encode(), like._replace(inode=node), row.id + COOKIE_MIN))

@@ -11,7 +11,7 @@ from sds.core.names import segment_name
 from sds.dataset import tree
 from sds.dataset.blockmap import INODE_SHIFT
 from sds.dataset.dataset import Dataset
-from sds.filesystem.attributes import ROOT_INODE, Owner
+from sds.filesystem.attributes import DAMAGED, ROOT_INODE, Entry, Owner
 from sds.filesystem.filesystem import Filesystem
 from sds.filesystem.inodes import attr_key
 from sds.filesystem.opening import open_filesystem
@@ -108,6 +108,23 @@ def test_a_damaged_leaf_is_an_error_of_what_it_holds_and_the_rest_works() -> Non
     broken = trio.run(main)
     assert b"file31" in broken
     assert len(broken) < FILES // 2
+
+
+def test_a_directory_with_damaged_files_in_it_can_be_listed() -> None:
+    async def main() -> tuple[list[bytes], int]:
+        world = World.new(Shape())
+        await make_files(world)
+        await damage_at(world, address_of_leaf, b"file31")
+        async with world.open("home") as dataset:
+            filesystem = await open_filesystem(dataset, ME)
+            entries: list[Entry] = []
+            while more := await filesystem.readdir(ROOT_INODE, entries[-1].cookie if entries else 0, 1000):
+                entries += more
+            return [entry.name for entry in entries], sum(bool(entry.attr.flags & DAMAGED) for entry in entries)
+
+    names, damaged_count = trio.run(main)
+    assert sorted(names) == sorted(CONTENT)
+    assert damaged_count
 
 
 @pytest.mark.parametrize("seed", range(40))
