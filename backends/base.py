@@ -23,12 +23,18 @@ conformance suite (tests/backends/) and holds for every backend, the simulated o
   B10 list: every file whose name starts with the prefix, with its size, sorted by name; temporary files do
       not show.
   B11 Errors are SdsErrors that name backend and file. Nothing else is raised (cancellation aside).
+  B12 settle: every file whose name starts with the prefix, and that was sealed before the call, is where it stays: of
+      an object store, uploaded. Where files never move it returns at once. May wait long; BackendError: not now.
+  B13 Every operation ends, if need be with BackendError after HANG_S: a device that hangs holds up nobody for ever.
+      Only settle, and create where it waits for the room of files that are being uploaded, may take longer.
 """
 
 from dataclasses import dataclass
 from typing import Protocol
 
 PAGE = 4096
+HANG_S = 30.0
+"""B13. Below the patience of clients: the kernel's NBD client gives up after 30 s unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,9 @@ class Backend(Protocol):
 
     async def list(self, prefix: str) -> list[Stat]:
         """B10."""
+
+    async def settle(self, prefix: str) -> None:
+        """B12."""
 
     def usage(self) -> Usage:
         """Room of the whole backend. Quick (may block for a system call)."""

@@ -1,16 +1,21 @@
 """An open file of a directory backend, for reading.
 
-  O1  The descriptor is closed when `close` was called and no thread uses it any more. Its number is forgotten
-      before, so that a late read can never hit a stranger's file.
+  O1  The descriptor is closed when `close` was called and no thread uses it any more, one that hangs included. Its
+      number is forgotten before, so that a late read can never hit a stranger's file.
   O2  read_nowait is one system call that never waits for a disk; a file system that cannot promise that
       (tmpfs) answers False.
+  O3  Closing does not wait for a disk either: if the file has no name any more, a thread closes it.
+  O4  A read that hangs ends with Hung (B13). Its buffer may still be filled later: use another one for the next read.
 """
 
 import os
+from contextlib import suppress
 
-from sds.core.errors import BackendError, Corrupt
+import trio
 
-from .reader_threads import ReaderThreads
+from sds.core.errors import BackendError, Corrupt, Hung
+
+from .reader_threads import NoAnswer, ReaderThreads
 
 _RWF_NOWAIT = os.RWF_NOWAIT
 _preadv = os.preadv
@@ -34,16 +39,15 @@ class DirectoryReader:
             return False
 
     async def read(self, offset: int, into: memoryview) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
         fd = self._fd
         if fd < 0:
             raise BackendError(f"{self._url}: {self._name}: the reader is closed; open it again")
         self._users += 1
-        try:
-            error, count = await self._threads.read(fd, offset, into)
-        finally:
-            self._users -= 1
-            if self._closed and not self._users:
-                os.close(fd)
+        error, count = await self._threads.read(fd, offset, into, self._let_go)
+        if isinstance(error, NoAnswer):
+            where = f"{self._url}: {self._name}"
+            raise Hung(f"{where}: read: no answer for {self._threads.limit_s:g} s: is the disk still there?")
         if error is not None:
             raise BackendError(f"{self._url}: {self._name}: read failed: {error.strerror}; check the disk")
         if count != len(into):
@@ -60,4 +64,16 @@ class DirectoryReader:
         self._closed = True
         fd, self._fd = self._fd, -1
         if not self._users:
-            os.close(fd)
+            self._close(fd)
+
+    def _let_go(self, fd: int) -> None:
+        self._users -= 1
+        if self._closed and not self._users:
+            self._close(fd)
+
+    def _close(self, fd: int) -> None:
+        if os.fstat(fd).st_nlink:
+            with suppress(OSError):  # Only reads went through it: nothing can be lost.
+                os.close(fd)
+        else:
+            self._threads.close_later(fd)

@@ -18,7 +18,7 @@ from sds.core.errors import BackendError, SdsError
 
 from .base import Backend, Reader, Stat, Usage
 
-Kind = Literal["create", "write", "sync", "seal", "open", "read", "put", "get", "delete", "list"]
+Kind = Literal["create", "write", "sync", "seal", "open", "read", "put", "get", "delete", "list", "settle"]
 Result = TypeVar("Result")
 
 
@@ -98,6 +98,9 @@ class Faulty:
 
     async def list(self, prefix: str) -> list[Stat]:
         return await self._run("list", prefix, lambda: self._inner.list(prefix))
+
+    async def settle(self, prefix: str) -> None:
+        await self._run("settle", prefix, lambda: self._inner.settle(prefix))
 
     def usage(self) -> Usage:
         return self._inner.usage()

@@ -88,6 +88,11 @@ class MemoryBackend:
         await trio.lowlevel.checkpoint()
         return [Stat(name, len(f.data)) for name, f in sorted(self._files.items()) if name.startswith(prefix)]
 
+    async def settle(self, prefix: str) -> None:
+        """B12: a file stays where it was made."""
+        check_prefix(self.url, prefix)
+        await trio.lowlevel.checkpoint()
+
     def usage(self) -> Usage:
         used = sum(len(file.data) for file in self._files.values())
         return Usage(self._capacity_bytes, max(0, self._capacity_bytes - used))

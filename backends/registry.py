@@ -1,10 +1,11 @@
-"""From what the user calls a backend to the backend.
+"""From what the user calls a backend to the backend. Kinds that need more than the standard library load it when used.
 
-    /dir, file:///dir     a directory on a local file system
-    disk:/dev/sdX         a raw block device      (not available yet)
-    s3://bucket/prefix    an object store         (not available yet)
+    /dir, file:///dir                  a directory on a local file system      directory.py
+    disk:/dev/sdX                      a raw block device                      device.py
+    s3://bucket/prefix?option=value    an object store                         s3.py, s3_url.py
 """
 
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sds.core.errors import BadInput
@@ -12,14 +13,24 @@ from sds.core.errors import BadInput
 from .base import Backend
 from .directory import DirectoryBackend
 
-KNOWN = "/dir or file:///dir"
-LATER = ("disk:", "s3:")
+KNOWN = "/dir, disk:/dev/sdX or s3://bucket/prefix"
 
 
-def connect(url: str) -> Backend:
-    """Opens a backend. BadInput or Missing if that cannot work; blocks for a system call."""
-    if url.startswith(LATER):
-        raise BadInput(f"{url}: not available yet in this release; use {KNOWN}")
+def connect(url: str, local: Path | None = None) -> Backend:
+    """Opens a backend. `local`: a directory for its journal and cache on this machine; None: only small files will be
+    read and written. BadInput or Missing if that cannot work; blocks for a system call.
+    """
+    if url.startswith("disk:"):
+        from .device import DeviceBackend
+
+        return DeviceBackend(url)
+    if url.startswith("s3:"):
+        from .object_backend import object_backend
+        from .s3 import S3Store
+        from .s3_url import S3Url
+
+        place = S3Url.parse(url)
+        return object_backend(S3Store(place), local, place.cache_size, place.journal_size, place.capacity)
     return DirectoryBackend(directory_of(url))
 
 

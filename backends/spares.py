@@ -36,8 +36,7 @@ class Spares:
 
     @property
     def size_bytes(self) -> int:
-        with self._lock:
-            return sum(size for _, size in self._kept)
+        return sum(size for _, size in list(self._kept))  # no lock: it may be held over a disk that hangs
 
     def keep(self, parent: int, base: str) -> bool:
         """Take the file in instead of deleting it; False: delete it."""

@@ -10,7 +10,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PACKAGES=(qemu-utils qemu-system-x86 qemu-block-extra nbdkit libnbd-bin python3-libnbd fio busybox-static cpio
-          e2fsprogs kmod strace rsync git make libc6-dev fuse3 libfuse3-dev pkg-config gcc stress-ng attr acl)
+          e2fsprogs kmod strace rsync git make libc6-dev fuse3 libfuse3-dev pkg-config gcc stress-ng attr acl
+          radosgw ceph-mon ceph-osd ceph-common)
 GUEST=.cache/guest
 STAMP=.venv/.sds-setup
 LOG=.cache/setup.log
@@ -74,10 +75,10 @@ install_packages() {
 apt_install() { apt-get install -q -y --no-install-recommends "$@" >>"$LOG" 2>&1; }
 
 make_venv() {
-    local python want extras=dev,fuse
+    local python want extras=dev,s3,fuse
     python=$(find_python)
     [ -n "$python" ] || { say "Python 3.11 or newer is missing: install python3"; exit 1; }
-    can_build_fuse "$python" || extras=dev
+    can_build_fuse "$python" || extras=dev,s3
     want=$(echo "$extras" | cat - pyproject.toml tools/setup.sh | sha256sum)
     [ -x .venv/bin/sds ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$want" ] && return
     if [ ! -x .venv/bin/pip ]; then
@@ -87,12 +88,12 @@ make_venv() {
             { rm -rf .venv; say "cannot make .venv: install python3-venv (see $LOG)"; exit 1; }
     fi
     say "installing Python packages"
-    [ "$extras" = dev ] && say "without FUSE, so tests that mount are skipped: it needs fuse3 libfuse3-dev gcc python3-dev"
-    if [ "$extras" != dev ] && ! pip_install "$extras"; then
+    [ "$extras" = dev,s3 ] && say "without FUSE, so tests that mount are skipped: it needs fuse3 libfuse3-dev gcc python3-dev"
+    if [ "$extras" != dev,s3 ] && ! pip_install "$extras"; then
         say "pyfuse3 cannot be built (see $LOG): going on without FUSE"
-        extras=dev
+        extras=dev,s3
     fi
-    [ "$extras" != dev ] || pip_install dev ||
+    [ "$extras" != dev,s3 ] || pip_install dev,s3 ||
         { tail -3 "$LOG" >&2; say "pip failed (see $LOG): is the package index reachable?"; exit 1; }
     echo "$want" >"$STAMP"
 }

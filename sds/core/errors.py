@@ -8,6 +8,7 @@
      ├─ NoSpace        the operator: free space or add a backend, then go on
      ├─ Corrupt        the operator: a stored object is damaged or foreign (the message names it)
      ├─ BackendError   the operator: a backend answers with I/O errors
+     │   └─ Hung       the operator: a backend does not answer at all; what was asked of it may still happen
      ├─ Fenced         nobody here: another worker owns the dataset now, this one must end
      └─ Failed         the operator: the dataset went read-only after an error it could not repair
 """
@@ -47,6 +48,10 @@ class Corrupt(SdsError):
 
 class BackendError(SdsError):
     errno = errno.EIO
+
+
+class Hung(BackendError):
+    """No answer within the limit (B13 of backends/base.py)."""
 
 
 class Fenced(SdsError):

@@ -10,14 +10,18 @@ from typing import TypeVar
 import trio
 
 from backends.base import Backend
+from backends.cache import MemoryCache
+from backends.device import DeviceBackend, format_device
 from backends.directory import DirectoryBackend
 from backends.faulty import FaultPlan, Faulty
 from backends.memory import MemoryBackend
+from backends.object_backend import Limits, ObjectBackend
 from tests.sim.disk import SimDisk
+from tests.sim.objects import SimObjects
 from tests.sim.schedule import run_seeded
 
 PAGE = 4096
-KINDS = ("memory", "directory", "directory-in-memory", "sim", "faulty")
+KINDS = ("memory", "directory", "directory-in-memory", "sim", "faulty", "objects", "device")
 Result = TypeVar("Result")
 
 
@@ -31,10 +35,17 @@ def backend_of(kind: str, capacity_bytes: int | None = None) -> Iterator[Backend
             yield DirectoryBackend(path)
         finally:
             shutil.rmtree(path)
+    elif kind == "device":
+        with tempfile.NamedTemporaryFile(prefix="sds-test-") as image:
+            image.truncate(max(64 << 20, capacity_bytes or 1 << 30))
+            yield DeviceBackend(format_device(image.name, force=False))
     elif kind == "sim":
         yield SimDisk(seed=7, capacity_bytes=capacity_bytes)
     elif kind == "faulty":
         yield Faulty(MemoryBackend(capacity_bytes or 1 << 30), FaultPlan())
+    elif kind == "objects":
+        limits = Limits(capacity_bytes=capacity_bytes or 1 << 40)
+        yield ObjectBackend(SimObjects(seed=7), SimDisk(seed=7), MemoryCache(), limits)
     else:
         yield MemoryBackend(capacity_bytes or 1 << 30)
 
@@ -50,7 +61,7 @@ def run_on(
         return result
 
     with backend_of(kind, capacity_bytes) as backend:
-        return run_seeded(main, seed=1) if kind in ("sim", "memory", "faulty") else trio.run(main)
+        return run_seeded(main, seed=1) if kind in ("sim", "memory", "faulty", "objects") else trio.run(main)
 
 
 def pages(count: int, fill: int = 1) -> memoryview:

@@ -20,10 +20,12 @@ def test_directories_by_path_and_by_url_are_the_same_backend(tmp_path: Path) -> 
     trio.run(main)
 
 
-@pytest.mark.parametrize("url", ["disk:/dev/sdb", "s3://bucket/prefix?endpoint_url=http://x"])
-def test_kinds_of_later_releases_say_so(url: str) -> None:
-    with pytest.raises(BadInput, match="not available yet in this release"):
-        connect(url)
+def test_other_kinds_say_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(Missing, match="none"):
+        connect(f"disk:{tmp_path}/none")
+    for url in ("s3://", "s3://user:secret@bucket/x", "s3://bucket/x?secret_access_key=y", "s3://bucket/x?what=y"):
+        with pytest.raises(BadInput):
+            connect(url)
 
 
 UNKNOWN = ["", "relative/dir", "ftp://x", "file://host/dir", "file:///d?x=1", "/a\0b", "file:x"]
@@ -31,7 +33,7 @@ UNKNOWN = ["", "relative/dir", "ftp://x", "file://host/dir", "file:///d?x=1", "/
 
 @pytest.mark.parametrize("url", UNKNOWN)
 def test_anything_else_is_refused_with_what_is_known(url: str) -> None:
-    with pytest.raises(BadInput, match=r"/dir or file:///dir"):
+    with pytest.raises(BadInput, match=r"use /dir, disk:/dev/sdX or s3://bucket/prefix"):
         connect(url)
 
 

@@ -5,8 +5,8 @@
   S3  Reads see live bytes: durable ones with all pending writes that have been carried out.
   S4  put, sync and seal settle what they promise when they return, not earlier. Pending stay: a create until the
       file's first sync or seal (B1); a delete (B9) until DELETES_PENDING_MAX newer ones or a durable file of its name.
-  S5  A copy (`crash_states`, `kill_state`) shares nothing mutable with the original, has no fault plan and
-      no observer, knows no failed file, and does not disturb the original's randomness.
+  S5  A copy (`crash_states`, `kill_state`) shares nothing mutable with the original, has no fault plan and no
+      observer, knows no failed file, and does not disturb the original's randomness.
 """
 
 import random
@@ -55,8 +55,6 @@ class SimDisk:
         self._durable_names: dict[str, File] = {}
         self._pending: list[Effect] = []
         self._spare: Image | None = None
-
-    # The contract
 
     @property
     def url(self) -> str:
@@ -177,8 +175,11 @@ class SimDisk:
         self._end("list", prefix, fault)
         return found
 
+    async def settle(self, prefix: str) -> None:
+        await trio.lowlevel.checkpoint()
+
     def usage(self) -> Usage:
-        total = 1 << 40 if self.capacity_bytes is None else self.capacity_bytes
+        total = self.capacity_bytes or 1 << 40
         return Usage(total, max(0, total - self._used_bytes()))
 
     async def close(self) -> None:
@@ -386,7 +387,7 @@ class SimReader:
         fault = await self._disk._start("read", self._name)
         await self._disk._latency()
         if self._closed:
-            raise BackendError(f"{self._disk.url}: {self._name}: the reader is closed")
+            raise BackendError(f"{self._disk.url}: {self._name}: is closed")
         check_read(self._disk.url, self._name, offset, len(into), self._file.live.size)
         into[:] = self._file.live.read(offset, len(into))
         self._disk._end("read", self._name, fault)
