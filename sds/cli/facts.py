@@ -18,6 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from sds.cli.risk_facts import risk_facts
 from sds.core.errors import SdsError
 from sds.daemon.control_client import call
 from sds.maintenance.plan import stored_bytes
@@ -112,6 +113,7 @@ def pool_facts(pool: Pool) -> Facts:
         "written_bytes": sum(facts["written_bytes"] for facts in volumes),
         "stored_bytes": sum(stored.values()), "compress_ratio": None,
         "free_bytes": sum(_free_places(backends).values()), "backends": backends,
+        **risk_facts(pool, segments),
     }  # fmt: skip
 
 
@@ -140,4 +142,8 @@ def _of_backend(pool: Pool, row: BackendRow, stored: int) -> Facts:
     if backend is None:
         return facts | {"state": "missing"}
     usage = backend.usage()
+    health = getattr(backend, "health", None)  # of a guard (backends/guarded.py)
+    if health is not None and health.state != "online":
+        state = row.state if health.state == "degraded" and row.state != "online" else health.state
+        facts |= {"state": state, "error": health.last_error}
     return facts | {"free_bytes": usage.free_bytes, "total_bytes": usage.total_bytes}

@@ -67,9 +67,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _pool_verbs(verbs: Verbs) -> None:
-    create = verbs.add("create", "pools:create", "make a pool over directories")
+    create = verbs.add("create", "pools:create", "make a pool over directories, disks and object stores")
     create.add_argument("name", metavar="NAME")
-    create.add_argument("backends", metavar="BACKEND", nargs="+", help="an empty directory")
+    backends = "an empty directory, disk:/dev/sdX, or s3://bucket/prefix?endpoint_url=..."
+    create.add_argument("backends", metavar="BACKEND", nargs="+", help=backends)
+    create.add_argument("--force", action="store_true", help="also disks on which there is something already")
     create.add_argument("--copies", type=int, default=1, help="backends that keep each byte (1)")
     create.add_argument("--segment-size", default="32M", help="size of the files of the log (32M)")
     verbs.add("list", "pools:list_pools", "all pools", lists=True)
@@ -78,10 +80,15 @@ def _pool_verbs(verbs: Verbs) -> None:
     add = verbs.add("add", "pools:add", "take one more backend into a pool")
     add.add_argument("name", metavar="NAME")
     add.add_argument("backend", metavar="BACKEND")
+    add.add_argument("--label", help="its failure domain: copies go to backends with different ones (its own)")
+    add.add_argument("--tier", help="what the property place calls it (cold for object stores, else fast)")
+    add.add_argument("--force", action="store_true", help="also a disk on which there is something already")
     imports = verbs.add("import", "pools:import_", "take over a pool that is known from its backends only")
     imports.add_argument("name", metavar="NAME")
     imports.add_argument("backends", metavar="BACKEND", nargs="+")
     imports.add_argument("--allow-missing", action="store_true", help="go on without backends that are lost")
+    take = "even from a machine that uses it: what that one has not uploaded is lost"
+    imports.add_argument("--force", action="store_true", help=take)
     export = verbs.add("export", "pools:export", "let go of a pool; its backends keep everything")
     export.add_argument("name", metavar="NAME")
     destroy = verbs.add("destroy", "pools:destroy", "delete a pool with all it stores")
@@ -90,8 +97,22 @@ def _pool_verbs(verbs: Verbs) -> None:
     clean = verbs.add("clean", "pools:clean", "give back the space of what was destroyed or overwritten", lists=True)
     clean.add_argument("name", metavar="NAME")
     clean.add_argument("--unknown", action="store_true", help="also segments of datasets that the catalog never knew")
-    for name, what in (("remove", "evacuation"), ("scrub", "healing")):
-        verbs.add_later(name, what)
+    _maintenance_verbs(verbs)
+
+
+def _maintenance_verbs(verbs: Verbs) -> None:
+    scrub = verbs.add("scrub", "pool_maintenance:scrub", "verify every copy of everything, and heal", lists=True)
+    scrub.add_argument("--all", action="store_true", help="also what a scrub that was interrupted has verified")
+    resilver = verbs.add("resilver", "pool_maintenance:resilver", "bring the copies to their number", lists=True)
+    rebalance = verbs.add("rebalance", "pool_maintenance:rebalance", "from full backends to empty ones", lists=True)
+    remove = verbs.add("remove", "pool_maintenance:remove", "move all off a backend and let go of it", lists=True)
+    for verb in (scrub, resilver, rebalance, remove):
+        verb.add_argument("name", metavar="NAME")
+        verb.add_argument("--rate", metavar="SIZE", default="100M", help="bytes per second (100M); 0: no limit")
+    remove.add_argument("backend", metavar="BACKEND")
+    remove.add_argument("--lost", action="store_true", help="it is gone for good: its copies are made anew from others")
+    remove.add_argument("--force", action="store_true", help="with --lost: even if data that is nowhere else is lost")
+    remove.add_argument("--cancel", action="store_true", help="keep a backend whose removal was interrupted")
 
 
 def _volume_verbs(verbs: Verbs) -> None:

@@ -1,17 +1,21 @@
 """`sds pool create|list|status|add|import|export|destroy|clean`."""
 
+import sys
 from argparse import Namespace
+from contextlib import suppress
 from typing import Any
 
 from backends.registry import connect
 from sds.cli.facts import pool_facts
 from sds.cli.output import print_json, print_table, size
+from sds.cli.risk_facts import risk_lines
 from sds.cli.session import clock, environment, holder, home_of, open_named, run
-from sds.core.errors import BadInput
-from sds.core.names import parse_pool
+from sds.core.errors import BadInput, Fenced
+from sds.core.names import check_name, parse_pool
 from sds.core.units import parse_size
-from sds.daemon.cleaning import remove_orphans, remove_stage, sweep_pool
+from sds.daemon.cleaning import clean_pool, remove_orphans, remove_stage, sweep_pool
 from sds.daemon.destroying import recover
+from sds.daemon.ownership import owned
 from sds.dataset.adopt import adopt_newest
 from sds.pool.create import add_backend, create_pool
 from sds.pool.home import Home
@@ -28,7 +32,7 @@ def create(arguments: Namespace) -> None:
 async def _create(arguments: Namespace) -> None:
     pool = await create_pool(
         home_of(arguments), parse_pool(arguments.name), arguments.backends, connect, clock,
-        arguments.copies, parse_size(arguments.segment_size),
+        arguments.copies, parse_size(arguments.segment_size), arguments.force,
     )  # fmt: skip
     await pool.close()
 
@@ -39,7 +43,8 @@ def add(arguments: Namespace) -> None:
 
 async def _add(arguments: Namespace) -> None:
     async with open_named(home_of(arguments), parse_pool(arguments.name)) as pool:
-        await add_backend(pool, arguments.backend, connect, clock)
+        tier = check_name("tier", arguments.tier) if arguments.tier else ""
+        await add_backend(pool, arguments.backend, connect, clock, arguments.label or "", tier, arguments.force)
 
 
 def import_(arguments: Namespace) -> None:
@@ -52,21 +57,29 @@ async def _import(arguments: Namespace) -> list[str]:
     name = parse_pool(arguments.name)
     for url in arguments.backends:
         await _check_belongs(url, name)
-    imported = await import_pool(home_of(arguments), arguments.backends, connect, clock, arguments.allow_missing)
+    imported = await import_pool(
+        home_of(arguments), arguments.backends, connect, clock, arguments.allow_missing, arguments.force, say
+    )
     try:
         for dataset in imported.pool.catalog.datasets():
             await adopt_newest(imported.pool, dataset, environment())
         await imported.pool.backup()
     finally:
         await imported.pool.close()
-    if not imported.left_out:
-        return []
-    count = len(imported.left_out)
-    return [f"{count} segments on the backends belong to no dataset of the catalog; they were left alone"]
+    lines = list(imported.told)
+    if imported.left_out:
+        count = len(imported.left_out)
+        lines.append(f"{count} segments on the backends belong to no dataset of the catalog; they were left alone")
+    return lines
+
+
+def say(line: str) -> None:
+    """At once, beside what the command prints in the end."""
+    print(f"sds: {line}", file=sys.stderr, flush=True)
 
 
 async def _check_belongs(url: str, name: str) -> None:
-    backend = connect(canonical_url(url))
+    backend = connect(canonical_url(url), None)
     try:
         label = await read_label(backend)
     finally:
@@ -84,12 +97,15 @@ async def _export(arguments: Namespace) -> None:
     pool = await open_pool(home_of(arguments), name, connect)
     try:
         me = holder(f"pool export {name}")
-        for row in pool.catalog.datasets():
-            await recover(pool, row, environment(), me)
-        await export_pool(pool, me)
+        with suppress(Fenced):  # export_pool tells
+            for row in pool.catalog.datasets():
+                await recover(pool, row, environment(), me)
+        lost = await export_pool(pool, me)
     except BaseException:
         await pool.close()
         raise
+    if lost is not None:
+        say(f"pool {name} is forgotten here, its backends are as they were: {lost}")
 
 
 def destroy(arguments: Namespace) -> None:
@@ -153,6 +169,8 @@ def _print_status(facts: dict[str, Any]) -> None:
         for backend in facts["backends"]
     ]  # fmt: skip
     print_table(["BACKEND", "STATE", ">STORED", ">FREE", ">TOTAL", ""], rows)
+    for line in risk_lines(facts):
+        print(f"  {line}")
 
 
 def clean(arguments: Namespace) -> None:
@@ -160,19 +178,27 @@ def clean(arguments: Namespace) -> None:
     if arguments.json:
         print_json(found)
         return
-    print(f"{size(found['swept_bytes'])} swept, {size(found['orphan_bytes'])} of orphaned files deleted")
+    print(f"{size(found['swept_bytes'])} swept, {size(found['cleaned_bytes'])} cleaned,", end=" ")
+    print(f"{size(found['orphan_bytes'])} of orphaned files deleted")
+    for problem in found["problems"]:
+        print(f"orphaned files were not looked for: {problem}")
+    if found["waiting_files"]:
+        print(f"{found['waiting_files']} orphaned files in object stores go when they are found again in an hour")
     if found["unknown_files"]:
         count = found["unknown_files"]
         print(f"{count} files are of datasets that the catalog never knew: --unknown deletes them, too")
 
 
-async def _clean(arguments: Namespace) -> dict[str, int]:
+async def _clean(arguments: Namespace) -> dict[str, Any]:
     name = parse_pool(arguments.name)
     async with open_named(home_of(arguments), name) as pool:
         me = holder(f"pool clean {name}")
-        swept_bytes = await sweep_pool(pool, environment(), me)
-        orphans = await remove_orphans(pool, environment(), me, arguments.unknown)
+        async with owned(pool, me, environment()):
+            swept_bytes = await sweep_pool(pool, environment(), me)
+            cleaned_bytes = await clean_pool(pool, environment(), me)
+            orphans = await remove_orphans(pool, environment(), me, arguments.unknown)
     return {
-        "swept_bytes": swept_bytes, "orphan_bytes": orphans.size_bytes, "orphan_files": orphans.files,
-        "unknown_files": orphans.unknown_files,
+        "swept_bytes": swept_bytes, "cleaned_bytes": cleaned_bytes, "orphan_bytes": orphans.size_bytes,
+        "orphan_files": orphans.files, "unknown_files": orphans.unknown_files, "waiting_files": orphans.waiting_files,
+        "problems": orphans.problems,
     }  # fmt: skip

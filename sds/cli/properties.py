@@ -4,8 +4,11 @@
 |----------|----------------|----------------|--------------------------------------------------------|
 | compress | lz4, zstd, off | all            | how blocks that are written from now on are compressed |
 | quota    | SIZE, none     | filesystems    | what its files may occupy together                     |
+| copies   | 1 to 16, pool  | all            | see sds/pool/policy.py, as the next two                |
+| place    | TIER,..., any  | all            |                                                        |
+| flush    | journal, backend | all          |                                                        |
 
-The catalog keeps a quota as its bytes in decimal; none is the absence of the property.
+The catalog keeps a quota as its bytes in decimal; none, pool and any are the absence of the property.
 """
 
 from argparse import Namespace
@@ -16,13 +19,15 @@ from typing import Final
 from sds.cli.output import print_json, print_table
 from sds.cli.session import catalog_of, environment, holder, home_of, kind_name, open_named, run
 from sds.core.errors import BadInput
-from sds.core.names import parse_dataset
+from sds.core.names import check_name, parse_dataset
 from sds.core.units import format_size, parse_size, shown
 from sds.daemon.operate import operate, worker_socket
+from sds.pool.create import COPIES_MAX
 from sds.pool.rows import DatasetKind, DatasetRow
 
 COMPRESS: Final = ("lz4", "zstd", "off")
 QUOTA_BYTES_MIN: Final = 1 << 20
+TIERS_MAX: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,29 @@ def _parse_compress(text: str) -> str:
     return text
 
 
+def _parse_copies(text: str) -> str | None:
+    if text == "pool":
+        return None
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:3]) <= COPIES_MAX or len(text) > 2:
+        raise BadInput(f"copies={shown(text)}: use 1 to {COPIES_MAX}, or pool")
+    return str(int(text))
+
+
+def _parse_place(text: str) -> str | None:
+    if text == "any":
+        return None
+    tiers = text.split(",")
+    if len(set(tiers)) < len(tiers) or len(tiers) > TIERS_MAX:
+        raise BadInput(f"place={shown(text)}: name up to {TIERS_MAX} different tiers, the fastest first, or any")
+    return ",".join(check_name("tier", tier) for tier in tiers)
+
+
+def _parse_flush(text: str) -> str | None:
+    if text not in ("journal", "backend"):
+        raise BadInput(f"flush={shown(text)}: use journal or backend")
+    return None if text == "journal" else text
+
+
 PROPERTIES: Final = {
     "compress": Property(_parse_compress, lambda kept: kept or "lz4", lambda kept: kept or "lz4"),
     "quota": Property(
@@ -58,6 +86,9 @@ PROPERTIES: Final = {
         lambda kept: int(kept) if kept else None,
         ("fs",),
     ),
+    "copies": Property(_parse_copies, lambda kept: kept or "pool", lambda kept: int(kept) if kept else None),
+    "place": Property(_parse_place, lambda kept: kept or "any", lambda kept: kept.split(",") if kept else []),
+    "flush": Property(_parse_flush, lambda kept: kept or "journal", lambda kept: kept or "journal"),
 }
 
 

@@ -4,7 +4,7 @@
       0    8 checksum          xxh3-64 over bytes 8 .. 64+covered, seed = address of the frame XOR pool key
       8    4 magic             b"SDSF"
      12    1 kind              DATA 1, TXN 2, NODE 3, MAP 4, CHECKPOINT 5, PAD 6, SEAL 7
-     13    1 codec             RAW 0, LZ4 1, ZSTD 2, BLOCKS 3, ZERO 4
+     13    1 codec             RAW 0, LZ4 1, ZSTD 2, BLOCKS 3, ZERO 4, SPARSE 5
      14    1 flags             bit 0 MORE: the operation goes on in the next frame
      15    1 blocks            DATA: 1..32 blocks of 4096 bytes; else 0
      16    4 stored_bytes      length of the payload in the segment
@@ -20,6 +20,9 @@ All integers are little endian.
   F2  `covered` is the whole payload, but for codec BLOCKS its first 8 * blocks bytes: a table with one xxh3-64 per
       block (seed = address of the block XOR pool key), followed by the plain blocks. So a part of a large frame
       can be read and verified by itself.
+  SPARSE (packs only, DATA): a bit for each block, 4 bytes, lowest bit first: set if it was kept; then the blocks that
+  were kept, one after the other, lz4. Address, blocks and raw_bytes are those of the frame before it was cleaned.
+
   F3  A frame is never changed once its checksum is in place.
   F4  durable_sequence is evidence: a log that ends before it has lost acknowledged data (recovery must say so).
 """
@@ -38,10 +41,10 @@ CHECKSUM: Final = struct.Struct("<Q")
 assert HEADER.size == HEADER_SIZE
 
 DATA, TXN, NODE, MAP, CHECKPOINT, PAD, SEAL = 1, 2, 3, 4, 5, 6, 7
-RAW, LZ4, ZSTD, BLOCKS, ZERO = 0, 1, 2, 3, 4
+RAW, LZ4, ZSTD, BLOCKS, ZERO, SPARSE = 0, 1, 2, 3, 4, 5
 MORE: Final = 1
 KINDS: Final = frozenset((DATA, TXN, NODE, MAP, CHECKPOINT, PAD, SEAL))
-CODECS: Final = frozenset((RAW, LZ4, ZSTD, BLOCKS, ZERO))
+CODECS: Final = frozenset((RAW, LZ4, ZSTD, BLOCKS, ZERO, SPARSE))
 RAW_BYTES_MAX: Final = 4 << 20
 """No payload decodes to more than this: the bound for allocations made on behalf of stored data."""
 
@@ -117,8 +120,15 @@ def _is_consistent(h: FrameHeader) -> bool:
             return h.kind == DATA and h.stored_bytes == 8 * h.blocks + h.raw_bytes
         case 4:  # ZERO
             return h.kind == DATA and h.stored_bytes == 0
+        case 5:  # SPARSE
+            return h.kind == DATA and 4 < h.stored_bytes < h.raw_bytes
         case _:
             return h.stored_bytes < h.raw_bytes
+
+
+def kept_blocks(header: FrameHeader, payload: Buffer) -> int:
+    """How many blocks of a DATA frame are there: of a SPARSE one, those that its mask says."""
+    return int.from_bytes(payload[:4], "little").bit_count() if header.codec == SPARSE else header.blocks
 
 
 def header_is_valid(data: memoryview, offset: int, header: FrameHeader, seed: int) -> bool:

@@ -17,11 +17,13 @@ from sds.core.errors import BadInput
 from sds.core.units import shown
 
 SEGMENT_PREFIX = "segments/"
+PACK_PREFIX = "packs/"
 DATASET_ID_MAX = (1 << 32) - 1
 EPOCH_MAX = (1 << 32) - 1
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _SEGMENT = re.compile(r"segments/([0-9a-f]{8})/([0-9a-f]{10})-([0-9a-f]{8})", re.ASCII)
+_PACK = re.compile(rf"{PACK_PREFIX}([0-9a-f]{{8}})/([0-9a-f]{{10}})")
 _RULE = "use 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit"
 
 
@@ -98,3 +100,24 @@ def parse_segment_name(name: str) -> SegmentName:
     if 0 in (parsed.dataset, parsed.segment, parsed.epoch):
         raise BadInput(f"{shown(name)} is not a segment name: dataset, segment and epoch begin at 1")
     return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class PackName:
+    family: int
+    pack: int
+
+
+def pack_name(family: int, pack: int) -> str:
+    """The name of a pack of cleaned segments on every backend that has a copy."""
+    assert 0 < family <= DATASET_ID_MAX
+    assert 0 < pack <= SEGMENT_ID_MAX
+    return f"{PACK_PREFIX}{family:08x}/{pack:010x}"
+
+
+def parse_pack_name(name: str) -> PackName:
+    """BadInput for whatever pack_name cannot have written."""
+    match = _PACK.fullmatch(name)
+    if match is None or 0 in (int(match[1], 16), int(match[2], 16)):
+        raise BadInput(f"{shown(name)} is not the name of a pack: expected packs/<family>/<pack>, both from 1")
+    return PackName(int(match[1], 16), int(match[2], 16))

@@ -1,12 +1,16 @@
 """Space comes back on behalf of a command: families are swept by a worker that has a member open, or else here."""
 
 import logging
+import time
 
-from sds.core.errors import Busy, Missing, SdsError
+from sds.core.errors import BackendError, Busy, Corrupt, Missing, NoSpace, SdsError
 from sds.daemon.operate import operate, worker_socket
 from sds.dataset.nodes import Nodes
 from sds.log.env import Env
 from sds.log.reader import FrameReader
+from sds.maintenance.cleaner import Cleaner
+from sds.maintenance.limiter import Limiter
+from sds.maintenance.moving import turn_of
 from sds.maintenance.orphans import Orphans, delete_orphans
 from sds.maintenance.sweep import sweep_family
 from sds.pool.lease import Holder
@@ -38,6 +42,34 @@ async def sweep_one(pool: Pool, family: int, env: Env, holder: Holder) -> int:
         reader.close()
 
 
+async def clean_pool(pool: Pool, env: Env, holder: Holder) -> int:
+    """The bytes that came back, one copy: what is alive in half-dead files is packed together."""
+    total = 0
+    for family in await env.run_blocking(pool.catalog.families):
+        try:
+            total += await _clean_one(pool, family, env, holder)
+        except (Busy, Missing, Corrupt, BackendError, NoSpace) as error:
+            _log.warning("family %d was not cleaned: %s", family, error)
+    return total
+
+
+async def _clean_one(pool: Pool, family: int, env: Env, holder: Holder) -> int:
+    for row in await env.run_blocking(pool.catalog.datasets_of_family, family):
+        if worker_socket(pool, row):
+            answer = await operate(pool, row, env, holder, "clean")
+            return int(answer["bytes"]) if isinstance(answer, dict) else 0
+    await pool.check_newest()
+    reader = FrameReader(pool, env, {})
+    try:
+        cleaner = Cleaner(pool, family, Nodes(reader, None), env, turn_of(pool, holder), Limiter())
+        total = 0
+        while (done := await cleaner.clean(await cleaner.survey())).pays:
+            total += done.freed_bytes
+        return total + (await cleaner.clean(await cleaner.survey(), small=True)).freed_bytes
+    finally:
+        reader.close()
+
+
 async def sweep_after(pool: Pool, family: int, env: Env, holder: Holder) -> None:
     """After something was destroyed. That is done: what keeps its space from coming back now is told, no more."""
     try:
@@ -57,7 +89,8 @@ async def remove_orphans(pool: Pool, env: Env, holder: Holder, with_unknown: boo
                 leases.append(pool.lease(row, holder))
             except Busy:
                 busy.add(row.id)
-        return await delete_orphans(pool, env, busy, with_unknown)
+        async with turn_of(pool, holder)():
+            return await delete_orphans(pool, env, busy, with_unknown, time.time)
     finally:
         for lease in leases:
             lease.release()

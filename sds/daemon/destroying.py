@@ -16,6 +16,7 @@ from sds.daemon.opened import PATIENCE_S, POLL_S, take_lease
 from sds.daemon.operate import operate, worker_socket
 from sds.log.env import Env
 from sds.pool.lease import Holder
+from sds.pool.places import is_remote
 from sds.pool.pool import Pool
 from sds.pool.rows import DatasetRow
 
@@ -46,7 +47,10 @@ async def recover(pool: Pool, row: DatasetRow, env: Env, holder: Holder) -> None
 
 
 async def is_closed_in_order(pool: Pool, row: DatasetRow, env: Env) -> bool:
-    """Its log ends with a checkpoint: an open dataset always has a segment that is not sealed."""
+    """Its log ends with a checkpoint: an open dataset always has a segment that is not sealed. And that checkpoint is
+    where a machine that has only object stores would go on."""
+    if row.uploaded != row.checkpoint and any(is_remote(one.url) for one in pool.catalog.backends()):
+        return False
     return all(segment.sealed for segment in await env.run_blocking(pool.catalog.segments, row.id))
 
 

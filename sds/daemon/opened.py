@@ -4,6 +4,7 @@ closed dataset.
   OD1  The row of a dataset is read after its lease was taken: before, somebody else may have moved it on.
   OD2  A backup of the catalog is durable before anything is acknowledged in a new epoch. Without it, an import from
        the backends would take the log of this epoch for the leftovers of a recovery that was cut off.
+  OD3  All the while this machine is on record as the one that uses the pool, and acknowledges nothing without that.
 """
 
 import os
@@ -19,7 +20,9 @@ from sds.core.errors import Busy
 from sds.daemon.backups import Backups
 from sds.daemon.control_client import is_served
 from sds.daemon.filesystem_operations import FilesystemOperations
+from sds.daemon.healing import Healer
 from sds.daemon.operations import Operations
+from sds.daemon.ownership import owned
 from sds.daemon.sweeper import Sweeper
 from sds.daemon.volume_operations import VolumeOperations
 from sds.dataset.dataset import Dataset, Settings, open_dataset
@@ -27,6 +30,7 @@ from sds.filesystem.attributes import Owner
 from sds.filesystem.filesystem import Filesystem
 from sds.filesystem.opening import open_filesystem
 from sds.log.env import Env
+from sds.pool.attendant import Attendant
 from sds.pool.lease import Holder, Lease, holders
 from sds.pool.pool import Pool
 from sds.pool.rows import DatasetRow
@@ -43,6 +47,8 @@ class Opened:
     operations: Operations
     sweeper: Sweeper
     backups: Backups
+    healer: Healer
+    attendant: Attendant
 
     @property
     def volume(self) -> Volume:
@@ -74,10 +80,29 @@ async def take_lease(pool: Pool, row: DatasetRow, holder: Holder) -> Lease:
 async def opened(pool: Pool, dataset_id: int, holder: Holder, env: Env, settings: Settings) -> AsyncIterator[Opened]:
     """A dataset whose lease the caller holds. Leaving the block in order closes it in order."""
     await pool.check_newest()  # BK4 of sds.pool.backup
-    row = await env.run_blocking(pool.catalog.dataset_by_id, dataset_id)  # OD1
+    async with owned(pool, holder, env) as ownership:  # OD3
+        row = await env.run_blocking(pool.catalog.dataset_by_id, dataset_id)  # OD1
+        async with _content(pool, row, holder, env, settings) as here:
+            ownership.guard(here.dataset.log, lambda: here.operations.stop())
+            try:
+                yield here
+            finally:
+                ownership.release()
+
+
+@asynccontextmanager
+async def _content(
+    pool: Pool, row: DatasetRow, holder: Holder, env: Env, settings: Settings
+) -> AsyncIterator[Opened]:
     async with open_dataset(pool, row, env, settings, str(holder)) as dataset:
         backups = Backups(pool.backup)
-        sweeper = Sweeper(dataset)
+        sweeper = Sweeper(dataset, holder)
+        healer = Healer(pool, env, holder)
+        attendant = Attendant(pool)
+        attendant.on_return = healer.note_return
+        attendant.on_attach = dataset.serve_store
+        dataset.reader.on_damage = healer.repairs.note_bad
+        dataset.uploads.on_uploaded = backups.request
         content: Volume | Filesystem
         operations: Operations
         if row.kind == "volume":
@@ -88,6 +113,6 @@ async def opened(pool: Pool, dataset_id: int, holder: Holder, env: Env, settings
             operations = FilesystemOperations(dataset, files, sweeper, backups.request, holder)
         await pool.backup()  # OD2
         try:
-            yield Opened(dataset, content, operations, sweeper, backups)
+            yield Opened(dataset, content, operations, sweeper, backups, healer, attendant)
         finally:
             operations.close()

@@ -8,11 +8,14 @@ filesystems can do is in volume_operations.py and filesystem_operations.py.
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from time import perf_counter
 from typing import Final
 
 import trio
 
+from backends.base import Backend
+from backends.object_backend import ObjectBackend
 from sds.core.errors import Busy
 from sds.daemon.control import Handler
 from sds.daemon.front import Front, Json
@@ -23,6 +26,9 @@ from sds.pool.lease import Holder
 from sds.pool.rows import SnapshotRow
 
 BLOCK_SIZE: Final = 4096
+CUT_S: Final = 60.0
+CLEAN_UPLOAD_S: Final = 10.0
+"""How long a cleaning that was asked for waits for uploads."""
 
 
 class Operations:
@@ -41,10 +47,12 @@ class Operations:
     def handlers(self) -> dict[str, Handler]:
         one_at_a_time: dict[str, Handler] = {
             "snapshot": self.snapshot, "clone": self.clone, "rollback": self.rollback, "checkpoint": self.checkpoint,
-            "destroy_snapshot": self.destroy_snapshot, "set_property": self.set_property, **self.own_handlers(),
+            "destroy_snapshot": self.destroy_snapshot, "set_property": self.set_property,
+            "cut": self.cut, **self.own_handlers(),
         }  # fmt: skip
         found: dict[str, Handler] = {name: self._in_turn(handler) for name, handler in one_at_a_time.items()}
-        return found | {"ping": self.ping, "stats": self.stats, "sweep": self.sweep, "stop": self.end}
+        now = {"ping": self.ping, "stats": self.stats, "sweep": self.sweep, "clean": self.clean, "stop": self.end}
+        return found | now
 
     def close(self) -> None:
         """Nothing is asked any more: what only operations need is let go of."""
@@ -97,6 +105,7 @@ class Operations:
             await dataset.newest_root()
             origin = catalog.snapshot(dataset.row.id, name)
         with self._pool.hold_snapshot(dataset.row, origin, self._holder, shared=True):
+            await dataset.uploads.need(origin.sequence)
             properties = catalog.dataset_by_id(dataset.row.id).properties
             await dataset.env.run_blocking(
                 catalog.create_dataset, new, dataset.row.kind, origin.size_bytes, properties, origin
@@ -112,7 +121,11 @@ class Operations:
         with self._pool.hold_snapshot(self._dataset.row, snapshot, self._holder, shared=True):
             await self._dataset.newest_root()  # its own root may be among what is not published yet
             snapshot = self._pool.catalog.snapshot(self._dataset.row.id, name)
+            uploads = self._dataset.uploads
+            uploads.rollbacks += 1
+            uploads.is_rolling_back = True
             await self._rollback(snapshot)
+            uploads.is_rolling_back = False  # after an error its record may be in the log: see destroy_snapshot
         self._sweeper.note_change()
         self._changed()
         return {"size_bytes": self._dataset.size_bytes}
@@ -134,15 +147,42 @@ class Operations:
         await self._dataset.checkpoint()
         return {"sequence": self._dataset.log.durable_sequence}
 
+    async def cut(self) -> Json:
+        """Go on in segments that are placed now, and publish those that were open as sealed: a backend that leaves the
+        pool gets nothing new. An empty open segment would stay, so a checkpoint comes first."""
+        dataset = self._dataset
+        with trio.move_on_after(CUT_S):
+            await dataset.log.rest()
+            await dataset.checkpoint()
+            await dataset.log.settle()
+            await dataset.checkpoint()
+            return {"sequence": dataset.log.durable_sequence}
+        name = dataset.row.name
+        raise Busy(f"{name} got no new segment within {CUT_S:g} s: is there room on backends that its worker knows?")
+
     async def sweep(self) -> Json:
         swept = await self._sweeper.sweep()
         return {"segments": swept.segments, "bytes": swept.size_bytes}
+
+    async def clean(self) -> Json:
+        dataset = self._dataset
+        await dataset.newest_root()  # what was overwritten since the last checkpoint counts, too
+        if dataset.uploads.is_needed:
+            await dataset.uploads.bring_within(CLEAN_UPLOAD_S)  # UL4: until then the one before is spared
+        cleaned = await self._sweeper.clean(force=True)
+        return {"packs": cleaned.packs, "files": cleaned.files, "bytes": cleaned.freed_bytes}
 
     async def destroy_snapshot(self, name: str) -> Json:
         catalog = self._pool.catalog
         snapshot = catalog.snapshot(self._dataset.row.id, name)
         hold = self._pool.hold_snapshot(self._dataset.row, snapshot, self._holder, shared=False)
         try:
+            uploads = self._dataset.uploads
+            if uploads.is_rolling_back:
+                await self._dataset.newest_root()  # published, or the replay would need the snapshot
+                uploads.is_rolling_back = False
+            if uploads.is_needed and uploads.may_lag_behind_rollback:
+                await uploads.bring()
             await self._dataset.env.run_blocking(catalog.destroy_snapshot, snapshot.id)
         except BaseException:
             hold.release()
@@ -154,7 +194,12 @@ class Operations:
 
     async def set_property(self, key: str, value: str | None) -> Json:
         self.apply_property(key, value)
-        await self._dataset.env.run_blocking(self._pool.catalog.set_property, self._dataset.row.id, key, value)
+        catalog, env = self._pool.catalog, self._dataset.env
+        await env.run_blocking(catalog.set_property, self._dataset.row.id, key, value)
+        row = await env.run_blocking(catalog.dataset_by_id, self._dataset.row.id)
+        if key == "flush":
+            await self._pool.backup()  # who imports the pool must know what a flush meant
+        self._dataset.apply_policy(row.properties)
         self._changed()
         return {}
 
@@ -174,6 +219,16 @@ class Operations:
             "checkpoints": dataset.checkpointer.count,
             "dirty_pages": dataset.map.dirty_pages,
             "swept_bytes": self._sweeper.swept_bytes,
+            "cleaned_packs": self._sweeper.cleaned.packs,
+            "cleaned_read_bytes": self._sweeper.cleaned.read_bytes,
+            "cleaned_written_bytes": self._sweeper.cleaned.written_bytes,
+            "cleaned_freed_bytes": self._sweeper.cleaned.freed_bytes,
+            "backends": {str(id): _backend_stats(backend) for id, backend in self._pool.backends.items()},
             "failed": None if failed is None else str(failed),
             **(self.front.stats() if self.front is not None else {}),
         }
+
+
+def _backend_stats(backend: Backend) -> Json:
+    """Room; of an object store also requests and bytes as this process made them, and what waits for its upload."""
+    return asdict(backend.usage()) | (asdict(backend.stats()) if isinstance(backend, ObjectBackend) else {})

@@ -57,6 +57,8 @@ async def _serve_opened(
         await nursery.start(serve_control, socket, here.operations.handlers() | front.handlers())
         nursery.start_soon(here.backups.run)
         nursery.start_soon(here.sweeper.run)
+        nursery.start_soon(here.healer.run)
+        nursery.start_soon(here.attendant.run)
         nursery.start_soon(_watch, here, what)
         await front.serve(stop, announce)
         await here.operations.finish()  # WK2

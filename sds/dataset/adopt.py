@@ -18,6 +18,7 @@ from sds.core.segment import HEAD_SIZE, decode_head
 from sds.dataset.recovery import read_file
 from sds.log.env import Env
 from sds.log.replay import parse
+from sds.pool.places import is_remote
 from sds.pool.pool import Pool
 from sds.pool.rows import CheckpointRef, DatasetRow, SegmentRow
 
@@ -25,6 +26,8 @@ from sds.pool.rows import CheckpointRef, DatasetRow, SegmentRow
 async def adopt_newest(pool: Pool, dataset: DatasetRow, env: Env) -> bool:
     """Publish the newest checkpoint of a dataset that nobody has open; False if the catalog had it already."""
     catalog = pool.catalog
+    if any(is_remote(row.url) for row in catalog.backends()):
+        return False  # A2 does not hold: what an earlier epoch kept may have been in a journal that is lost
     rows = await env.run_blocking(catalog.segments, dataset.id)
     ref = dataset.checkpoint
     known = max((row.epoch for row in rows if ref is not None and row.id == ref.segment), default=0)

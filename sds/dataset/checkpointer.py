@@ -49,6 +49,9 @@ class Checkpointer:
         self.frozen_at_bytes = 0
         """Log.appended_bytes at the last freeze."""
         self.count = 0
+        self.published: CheckpointRef | None = None
+        """The newest that this worker published."""
+        self._news = trio.Event()
 
     def freeze(self, snapshot_id: int | None = None) -> Layer:
         """C1. Then `merge`. The layer of a snapshot waits until its `ready` is set."""
@@ -67,6 +70,11 @@ class Checkpointer:
         """C4: return when another layer may be frozen."""
         while len(self._map.layers.frozen) >= LAYERS_MAX:
             await self.merge(self._map.layers.frozen[0])
+
+    async def wait_newer(self, count: int) -> None:
+        """Return when more than `count` checkpoints were published."""
+        while self.count <= count:
+            await self._news.wait()
 
     def forget(self, segments: list[int]) -> None:
         """The rows of these segments go with the next checkpoint (they lie beyond what recovery found)."""
@@ -98,15 +106,18 @@ class Checkpointer:
             root, last.sequence, last.segment, last.offset, last.size_bytes, last.mapped_blocks,
             self._written_before + self._log.appended_bytes,
         )  # fmt: skip
-        sealed, forget = dict(self._log.sealed_sizes), list(self._forget)
+        sealed, forget = dict(self._log.sealed), list(self._forget)
         await self._env.run_blocking(
             self._pool.catalog.publish, self._row.id, self._epoch, ref, roots, forget, sealed, mapped
         )
         for segment in sealed:
-            del self._log.sealed_sizes[segment]
+            del self._log.sealed[segment]
         del self._forget[: len(forget)]
         self._map.layers.merged(layers, root)
         self.count += 1
+        self.published = ref
+        self._news.set()
+        self._news = trio.Event()
         for layer in layers:
             layer.published.set()
 

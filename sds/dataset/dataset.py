@@ -11,15 +11,18 @@
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 
+from backends.base import Backend
+from backends.object_backend import ObjectBackend
 from sds.core.errors import Failed, Fenced, SdsError
 from sds.core.frame import HEADER_SIZE, RAW, TXN
+from sds.core.names import SEGMENT_PREFIX, segment_name
 from sds.core.planner import checkpoint_interval_bytes
 from sds.core.txn import Delete, Drop, Operation, Put, Resize, Rollback, Snapshot, Unmap, encode_txn
 from sds.dataset.blockmap import BlockMap, page_keys
@@ -28,13 +31,15 @@ from sds.dataset.checkpointer import Checkpointer
 from sds.dataset.items import Items
 from sds.dataset.layer import Layers
 from sds.dataset.nodes import Nodes, expect_root
-from sds.dataset.recovery import Mapped, Tail, make_durable, read_tail
+from sds.dataset.recovery import Mapped, Tail, find_tail, make_durable
+from sds.dataset.uploads import CLOSE_LIMIT_S, OPEN_LIMIT_S, Uploads
 from sds.log.env import Env, sole_error
 from sds.log.log import Log
 from sds.log.reader import FrameReader
 from sds.log.stage import Stage
+from sds.pool.policy import policy_of
 from sds.pool.pool import Pool
-from sds.pool.rows import DatasetRow, SnapshotRow
+from sds.pool.rows import DatasetRow, Sealed, SnapshotRow
 
 VOLUME_INODE: Final = 1
 TICK_S: Final = 0.1
@@ -79,6 +84,10 @@ class Dataset:
         self.map = BlockMap(self.nodes, self.layers, mapped, settings.map_pages_max)
         self.items = Items(self.nodes, self.layers)
         self.checkpointer = Checkpointer(pool, row, epoch, env, self.log, self.map, self.nodes)
+        self.uploads = Uploads(pool, row, epoch, env, self.log, self.checkpointer)
+        self.nursery: trio.Nursery | None = None
+        """Of what goes on while it is open."""
+        self.apply_policy(row.properties)
         self._stage = stage
         self._rolling_back = trio.Lock()
         self._merge_wanted = trio.Event()
@@ -94,10 +103,26 @@ class Dataset:
     def failed(self) -> Failed | None:
         return self.log.failed
 
+    def serve_store(self, backend: Backend) -> None:
+        """An object store gets what this dataset seals, and what an earlier worker of it left in the journal."""
+        if isinstance(backend, ObjectBackend) and self.nursery is not None:
+            backend.own(f"{SEGMENT_PREFIX}{self.row.id:08x}/")
+            self.nursery.start_soon(backend.run)
+
+    def apply_policy(self, properties: Mapping[str, str]) -> None:
+        """For segments and flushes from now on."""
+        policy = policy_of(properties, self.pool.copies)
+        self.log.copies.policy = policy
+        if policy.settles and not self.log.settles:
+            self.uploads.is_anchored = False
+        self.log.settles = policy.settles
+
     # -- operations -------------------------------------------------------------------------------------------------
 
     async def flush(self) -> None:
         """P1: all operations that returned before are durable."""
+        if self.log.settles and not self.uploads.is_anchored:
+            await self.uploads.anchor()
         await self.log.flush()
 
     async def checkpoint(self) -> None:
@@ -202,11 +227,20 @@ class Dataset:
         await self._preload(tail)
         for change in tail.changes:
             await self._redo(change, pending)
-        if pending:
+        if pending and self.row.journal_lost:
+            await self._forget_snapshots(pending)
+        elif pending:
             raise Failed(f"{self.row.name}: the log does not have the snapshots {sorted(pending)} of the catalog")
         self.checkpointer.forget([row.id for row in tail.forgotten])
-        self.log.sealed_sizes |= {kept.row.id: kept.size_bytes for kept in tail.kept}
+        self.log.sealed |= {kept.row.id: Sealed(kept.size_bytes, kept.blocks) for kept in tail.kept}
         await self.checkpointer.merge(self.checkpointer.freeze())
+
+    async def _forget_snapshots(self, pending: set[int]) -> None:
+        """They were made in a journal that is lost."""
+        for snapshot_id in pending:
+            await self.env.run_blocking(self.pool.catalog.destroy_snapshot, snapshot_id)
+        text = f"{self.row.name}: {len(pending)} snapshots were lost with the journal of the machine that made them"
+        await self.env.run_blocking(self.pool.catalog.add_event, "journal-lost", text)
 
     async def _preload(self, tail: Tail) -> None:
         """Load the pages that the log touches in the order in which they are stored."""
@@ -294,16 +328,19 @@ class Dataset:
     async def close(self) -> None:
         """Publish everything and end in order: the next opening has nothing to replay."""
         self._closing = True
+        self.log.settles = False  # nobody is answered any more; `uploads` waits for the store, but not for ever
         self._merge_wanted.set()
         await self._maintained.wait()
         await self.checkpoint()
         await self.log.close()
         await self.env.run_blocking(self._seal_last)
         self._stage.remove()
+        if self.uploads.is_needed:
+            await self.uploads.bring_within(CLOSE_LIMIT_S)
 
     def _seal_last(self) -> None:
-        for segment, size_bytes in self.log.sealed_sizes.items():
-            self.pool.catalog.seal_segment(self.row.id, self.epoch, segment, size_bytes)
+        for segment, sealed in self.log.sealed.items():
+            self.pool.catalog.seal_segment(self.row.id, self.epoch, segment, *sealed)
 
 
 def blocks_of(size_bytes: int) -> int:
@@ -318,14 +355,20 @@ async def open_dataset(
     epoch = await env.run_blocking(pool.catalog.acquire, row.id, holder)
     stage = env.open_stage(pool.uuid, row.id, settings.stage_slots, pool.segment_size)
     try:
-        tail = await read_tail(pool, row, stage, env)
+        row, tail = await find_tail(pool, row, stage, env)
         await make_durable(pool, tail, epoch, env)
         dataset = Dataset(pool, row, epoch, env, settings, stage, tail)
         async with trio.open_nursery() as nursery:
+            dataset.nursery = nursery
+            for backend in pool.backends.values():
+                dataset.serve_store(backend)
             await nursery.start(dataset.log.run)
             try:
                 await dataset.replay(tail)
                 await _delete_forgotten(dataset, tail)
+                if dataset.uploads.is_needed:
+                    await dataset.uploads.bring_within(OPEN_LIMIT_S)
+                nursery.start_soon(dataset.uploads.run)
                 nursery.start_soon(dataset.maintain)
                 yield dataset
                 await dataset.close()
@@ -341,5 +384,6 @@ async def open_dataset(
 
 async def _delete_forgotten(dataset: Dataset, tail: Tail) -> None:
     """Their rows are gone; a file that stays is garbage without a row."""
-    await dataset.log.discard_files(tail.forgotten)
+    for row in tail.forgotten:
+        await dataset.log.copies.discard(row.copies, segment_name(row.dataset, row.id, row.epoch))
 

@@ -11,16 +11,20 @@
   V5  With several copies, or a stage that outlived its worker, the longest valid prefix counts.
   V6  Nothing is changed on the backends before the log was read. What is kept is made durable before
       it is published; recovery cut off at any point can be done again.
-  V7  A page that a copy has already is not written again: the power may fail, and it may have been flushed.
+  V7  After an import without the journal of the machine that wrote the dataset (journal_lost), what V4 finds is told
+      and is no error: segments that were on their way to an object store are gone with that machine.
+  V8  A page that a copy has already is not written again: the power may fail, and it may have been flushed.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from backends.base import Backend
+from backends.cache import open_original
 from sds.core.checkpoint_record import decode_checkpoint
-from sds.core.errors import BackendError, Corrupt, Missing
+from sds.core.errors import BackendError, BadInput, Corrupt, Missing
 from sds.core.frame import CHECKPOINT, DATA, SEAL, TXN, pool_key
 from sds.core.names import segment_name
 from sds.core.segment import HEAD_SIZE, SegmentHead, decode_head
@@ -29,9 +33,14 @@ from sds.log.env import Env
 from sds.log.replay import Frame, Parsed, durable_evidence, parse
 from sds.log.stage import Stage
 from sds.pool.pool import Pool
-from sds.pool.rows import CheckpointRef, DatasetRow, SegmentRow
+from sds.pool.rows import SURELY_LOST, CheckpointRef, DatasetRow, SegmentRow
 
 PAGE = 4096
+_log = logging.getLogger(__name__)
+
+
+class CheckpointLost(Corrupt):
+    """The log does not lead to the record of the checkpoint that the catalog knows."""
 
 
 class Mapped(NamedTuple):
@@ -61,6 +70,8 @@ class Kept:
     data: memoryview | None
     """What to write to the copies in `behind`; None if there are none."""
     behind: tuple[int, ...]
+    blocks: int
+    """DATA blocks in it; 0: not known, for only its end was read."""
 
     @property
     def size_bytes(self) -> int:
@@ -78,15 +89,32 @@ class Tail:
     forgotten: list[SegmentRow] = field(default_factory=list)
 
 
+async def find_tail(pool: Pool, dataset: DatasetRow, stage: Stage, env: Env) -> tuple[DatasetRow, Tail]:
+    """As read_tail; with a lost journal from the uploaded checkpoint, if the newest one cannot be had (V7). The row as
+    it is then."""
+    try:
+        return dataset, await read_tail(pool, dataset, stage, env)
+    except CheckpointLost as error:
+        is_lost = dataset.journal_lost == SURELY_LOST and not pool.missing
+        if not is_lost or dataset.uploaded is None or dataset.checkpoint == dataset.uploaded:
+            raise
+        _log.warning("%s: goes back to its uploaded checkpoint: %s", dataset.name, error)
+        await env.run_blocking(pool.catalog.go_back_to_uploaded, dataset.id)
+        row = await env.run_blocking(pool.catalog.dataset_by_id, dataset.id)
+        return row, await read_tail(pool, row, stage, env)
+
+
 async def read_tail(pool: Pool, dataset: DatasetRow, stage: Stage, env: Env) -> Tail:
     """Read the log behind the checkpoint; changes nothing (V6). Corrupt: see V4."""
     ref = dataset.checkpoint
     if ref is None or ref.segment == 0:
         rows = await env.run_blocking(pool.catalog.segments, dataset.id)
+        if rows and dataset.journal_lost:
+            raise Corrupt(f"{dataset.name}: its first checkpoint was lost with a journal: nothing of it can be had")
         return Tail(sequence=ref.sequence if ref else 0, forgotten=rows)
     rows = await env.run_blocking(pool.catalog.segments, dataset.id, ref.segment)
     if not rows or rows[0].id != ref.segment:
-        raise Corrupt(f"the log of {dataset.name} is lost: segment {ref.segment:#x} is not in the catalog")
+        raise CheckpointLost(f"the log of {dataset.name} is lost: segment {ref.segment:#x} is not in the catalog")
     reader = _TailReader(pool, dataset, ref, stage, env)
     for row in rows:
         if row.epoch == rows[0].epoch:
@@ -131,7 +159,7 @@ class _TailReader:
         for frame in parsed[best].frames:
             self._take(frame)
         self.tail.sequence = max(self.tail.sequence, parsed[best].sequence)
-        self.tail.kept.append(_keep(row, sources, parsed, best))
+        self.tail.kept.append(_keep(row, sources, parsed, best, whole=self._start == HEAD_SIZE))
         self._start = HEAD_SIZE
         if not parsed[best].sealed:
             self._ended = True
@@ -139,13 +167,26 @@ class _TailReader:
 
     def result(self) -> Tail:
         """The tail, if nothing that was acknowledged is missing (V4)."""
-        if self._evidence > self.tail.sequence or not self._checkpoint_seen:
+        if self._evidence > self.tail.sequence and self._checkpoint_seen and self._dataset.journal_lost:
+            self._tell_loss()
+        elif not self._checkpoint_seen and self._dataset.journal_lost:
+            raise CheckpointLost(f"{self._dataset.name}: its newest checkpoint is lost with a journal")
+        elif self._evidence > self.tail.sequence or not self._checkpoint_seen:
             what = self._proof or f"the checkpoint at {self._ref.sequence}"
             raise Corrupt(
                 f"{self._dataset.name}: its log ends at {self.tail.sequence}, but {what} proves that more was flushed: "
                 "stored data is damaged; bring back the missing disk, or restore from a copy"
             )
         return self.tail
+
+    def _tell_loss(self) -> None:
+        """ST5 of sds.pool.state: what was flushed to a journal that is lost cannot be had; that is no damage."""
+        text = (
+            f"{self._dataset.name}: the journal of the machine that wrote it is lost, and with it the operations "
+            f"{self.tail.sequence + 1} to {self._evidence} at least"
+        )
+        _log.warning("%s", text)
+        self._pool.catalog.add_event("journal-lost", text)
 
     def _take(self, frame: Frame) -> None:
         header = frame.header
@@ -186,7 +227,7 @@ class _TailReader:
                 head = decode_head(data)
                 if head is None or self._is_of(head, row):  # frames prove by themselves where they belong
                     sources.append(Source(data, copy))
-                elif await self._is_at_home(head, copy):
+                elif await self._is_at_home(head, copy, data):
                     swapped = f"backend {copy} has segment {head.segment:#x} in the place of {row.id:#x}"
                 else:
                     strays.append(Source(data, copy))  # its first page never came; what is behind it is evidence (V4)
@@ -194,13 +235,21 @@ class _TailReader:
             raise Corrupt(f"{self._dataset.name}: {swapped}: put the right file back, or restore from a copy")
         return sources or strays
 
-    async def _is_at_home(self, head: SegmentHead, copy: int) -> bool:
-        """Has this segment a file on this backend? If not, its head is what a deleted file left in room used again."""
+    async def _is_at_home(self, head: SegmentHead, copy: int, data: memoryview) -> bool:
+        """Is this the file of another segment of this backend, or a copy of it? If not, its head is what a deleted file
+        left in room used again; also if that segment has a new file there, in place of a bad one."""
         try:
             row = await self._env.run_blocking(self._pool.catalog.segment, head.segment)
         except Missing:
             return False
-        return head.pool == self._pool.uuid and copy in row.copies
+        if head.pool != self._pool.uuid or copy not in row.copies or row.pack:
+            return False
+        own = await read_file(self._pool.backends[copy], row)
+        own_head = decode_head(own) if own is not None else None
+        if own is None or own_head is None or own_head.segment != head.segment:
+            return True
+        length = min(len(own), len(data))
+        return own[:length] == data[:length]
 
     def _is_within_reach(self, row: SegmentRow) -> bool:
         return any(copy in self._pool.backends for copy in row.copies)
@@ -211,11 +260,12 @@ class _TailReader:
         return (head.pool, head.segment, head.dataset, head.epoch) == wanted
 
 
-def _keep(row: SegmentRow, sources: Sequence[Source], parsed: Sequence[Parsed], best: int) -> Kept:
+def _keep(row: SegmentRow, sources: Sequence[Source], parsed: Sequence[Parsed], best: int, whole: bool) -> Kept:
     end = parsed[best].end
     good = {s.copy for s, p in zip(sources, parsed, strict=True) if p.sequence == parsed[best].sequence}
     behind = tuple(copy for copy in row.copies if copy not in good)
-    return Kept(row, end, sources[best].data[:end] if behind else None, behind)
+    blocks = sum(frame.header.blocks for frame in parsed[best].frames) if whole else 0
+    return Kept(row, end, sources[best].data[:end] if behind else None, behind, blocks)
 
 
 async def read_file(backend: Backend, row: SegmentRow) -> memoryview | None:
@@ -226,7 +276,7 @@ async def read_file(backend: Backend, row: SegmentRow) -> memoryview | None:
         if not sizes:
             return None
         data = memoryview(bytearray(sizes[0]))
-        file = await backend.open(name)
+        file = await open_original(backend, name)  # a damaged cache must not look like the end of the log
         try:
             await file.read(0, data)
         finally:
@@ -250,7 +300,8 @@ async def make_durable(pool: Pool, tail: Tail, epoch: int, env: Env) -> None:
                 good.append(copy)
         if not good:
             raise BackendError(f"segment {kept.row.id:#x} cannot be written: bring its backend back")
-        if tuple(good) != kept.row.copies:
+        # Copies of sealed segments are the business of sds.maintenance.moving, perhaps just now.
+        if tuple(good) != kept.row.copies and not kept.row.sealed:
             await env.run_blocking(
                 pool.catalog.set_segment_copies, kept.row.dataset, epoch, kept.row.id, good
             )
@@ -262,7 +313,7 @@ async def _bring(backend: Backend, kept: Kept, is_behind: bool) -> bool:
     size = kept.size_bytes
     try:
         sizes = [stat.size_bytes for stat in await backend.list(name) if stat.name == name]
-        if not sizes and not is_behind:
+        if not sizes and (kept.row.sealed or not is_behind):
             return False
         if not sizes:
             await backend.create(name, size)
@@ -272,9 +323,9 @@ async def _bring(backend: Backend, kept: Kept, is_behind: bool) -> bool:
             return False
         if not kept.row.sealed:
             await backend.sync(name)
-        if sizes and sizes[0] > size:
+        if not kept.row.sealed:
             await backend.seal(name, size)
-    except (BackendError, Corrupt, Missing):
+    except (BackendError, BadInput, Corrupt, Missing):
         if len(kept.row.copies) == 1:
             raise
         return False
@@ -282,7 +333,7 @@ async def _bring(backend: Backend, kept: Kept, is_behind: bool) -> bool:
 
 
 async def _complete(backend: Backend, name: str, kept: Kept) -> bool:
-    """Write the pages that differ (V7). False: the file was sealed and is damaged, it takes no writes any more."""
+    """Write the pages that differ (V8). False: the file was sealed and is damaged, it takes no writes any more."""
     assert kept.data is not None
     wanted = bytearray(kept.size_bytes)
     wanted[: kept.end] = kept.data

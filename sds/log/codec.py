@@ -9,10 +9,12 @@ from typing import Final
 import lz4.block
 import zstandard
 
+from sds.core.address import BLOCK_SIZE
 from sds.core.errors import BadInput, Corrupt
-from sds.core.frame import LZ4, RAW, ZERO, ZSTD, Buffer
+from sds.core.frame import LZ4, RAW, SPARSE, ZERO, ZSTD, Buffer
 
 SKIP_MAX: Final = 256
+MASK_SIZE: Final = 4
 NAMES: Final = {"off": RAW, "lz4": LZ4, "zstd": ZSTD}
 
 
@@ -66,3 +68,30 @@ def decompress(codec: int, payload: Buffer, raw_bytes: int, where: str) -> Buffe
     if len(plain) != raw_bytes:
         raise Corrupt(f"{where} decompresses to {len(plain)} bytes instead of {raw_bytes}")
     return plain
+
+
+def decode_blocks(codec: int, payload: Buffer, raw_bytes: int, where: str) -> tuple[Buffer, int]:
+    """The plain blocks of a DATA frame, zeros where one was not kept; and a bit for each that was."""
+    blocks = raw_bytes // BLOCK_SIZE
+    if codec != SPARSE:
+        return decompress(codec, payload, raw_bytes, where), (1 << blocks) - 1
+    kept = int.from_bytes(payload[:MASK_SIZE], "little")
+    if not kept or kept >> blocks:
+        raise Corrupt(f"{where} keeps blocks that it does not have: restore it from a copy or a backup")
+    packed = memoryview(decompress(LZ4, payload[MASK_SIZE:], kept.bit_count() * BLOCK_SIZE, where))
+    plain = bytearray(raw_bytes)
+    at = 0
+    for block in range(blocks):
+        if kept >> block & 1:
+            plain[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE] = packed[at : at + BLOCK_SIZE]
+            at += BLOCK_SIZE
+    return plain, kept
+
+
+def encode_sparse(plain: Buffer, kept: int) -> bytes:
+    """The payload of a SPARSE frame."""
+    view = memoryview(plain)
+    blocks = range(len(view) // BLOCK_SIZE)
+    parts = [view[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE] for block in blocks if kept >> block & 1]
+    packed: bytes = lz4.block.compress(b"".join(parts), store_size=False)
+    return kept.to_bytes(MASK_SIZE, "little") + packed

@@ -15,12 +15,16 @@ import trio
 
 from backends.base import Backend
 from sds.core.errors import BackendError, Failed, NoSpace, SdsError
+from sds.core.names import SEGMENT_PREFIX
 from sds.log.env import Env
 from sds.log.open_segment import OpenSegment
-from sds.pool.placement import choose
+from sds.pool.placement import choose, in_tier
+from sds.pool.places import is_remote
+from sds.pool.policy import Policy
 from sds.pool.pool import Pool
 
 RESERVE_SEGMENTS = 8
+SETTLE_RETRY_S = 2.0
 SegmentFactory = Callable[[int, tuple[int, ...]], OpenSegment]
 _log = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ class Copies:
     """Placement and writing of one dataset's open segments."""
 
     def __init__(self, pool: Pool, dataset: int, epoch: int, env: Env) -> None:
+        self.policy = Policy(pool.copies)
+        """Of the dataset; may change at any time, for segments created from then on."""
         self._pool = pool
         self._dataset = dataset
         self._epoch = epoch
@@ -96,12 +102,30 @@ class Copies:
             await self._replace(segment, failed, end)
 
     async def seal(self, segment: OpenSegment) -> None:
-        """Cut the files, whose content is durable already, to what was used of them."""
-        if segment.tail == len(segment.view):
-            return
+        """The files, whose content is durable already, are complete: cut to what was used of them."""
         failed = await self._each(segment.copies, lambda b: b.seal(segment.name, segment.tail))
         if failed:
             await self._replace(segment, failed, segment.tail)
+
+    async def settle(self, segment: OpenSegment, is_wanted: Callable[[], bool]) -> None:
+        """Return when every copy is where it stays (B12 of backends). What is written is whole and durable in a
+        journal: an object store that is away is waited for, as long as that is wanted."""
+        told = False
+        while is_wanted() and (failed := await self._each(segment.copies, lambda b: b.settle(segment.name))):
+            if not told:
+                _log.warning("flushes wait for uploads: %s", next(iter(failed.values())))
+            told = True
+            await trio.sleep(SETTLE_RETRY_S)
+
+    async def settle_all(self) -> None:
+        """Return when all files of this dataset that were sealed before are where they stay; the first error if that
+        cannot be now."""
+        prefix = f"{SEGMENT_PREFIX}{self._dataset:08x}/"
+        rows = await self._env.run_blocking(self._pool.catalog.backends)
+        remote = tuple(row.id for row in rows if is_remote(row.url))
+        failed = await self._each(remote, lambda b: b.settle(prefix))
+        for error in failed.values():
+            raise error
 
     async def forget(self, segments: Iterable[OpenSegment]) -> None:
         """Segments that were prepared and not used: rows first, then files."""
@@ -169,7 +193,7 @@ class Copies:
     async def _rewrite(self, backend: Backend, segment: OpenSegment, end: int) -> None:
         await backend.create(segment.name, len(segment.view))
         await backend.write(segment.name, 0, segment.view[:end], True)
-        if segment.sealed and end == segment.tail and end < len(segment.view):
+        if segment.sealed and end == segment.tail:
             await backend.seal(segment.name, end)
 
     def _choose(
@@ -181,9 +205,12 @@ class Copies:
         if not reserved:
             candidates = [replace(c, free_bytes=c.free_bytes - self._kept(c.backend)) for c in candidates]
         self._placed += 1
-        wanted = self._pool.copies if count is None else count
-        if self._pool.missing:  # degraded (K2): as many copies as the backends that are there can take
-            wanted = max(1, min(wanted, len({c.label for c in candidates})))
+        wanted = self.policy.copies if count is None else count
+        labels = len({candidate.label for candidate in candidates})
+        if labels < wanted and self._pool.domains >= wanted:  # degraded (K2): as many copies as those that answer take
+            wanted = max(1, labels)
+        if self.policy.place:
+            candidates = in_tier(candidates, self.policy.place[0], wanted, size)
         return choose(self._dataset << 32 | self._placed, candidates, wanted, size)
 
     def _kept(self, backend: int) -> int:

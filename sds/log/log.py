@@ -14,23 +14,24 @@
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
 
 from sds.core.errors import Failed, NoSpace, SdsError
 from sds.core.frame import BLOCKS, HEADER_SIZE, Buffer, pool_key
-from sds.core.names import segment_name
 from sds.log.copies import Copies
 from sds.log.env import Env
 from sds.log.open_segment import PAGE, OpenSegment
+from sds.log.slots import Slots
 from sds.log.stage import Stage
 from sds.pool.pool import Pool
-from sds.pool.rows import SegmentRow
+from sds.pool.rows import Sealed
 
 DRAIN_MAX = 8 << 20
 RETRY_FULL_S = 1.0
+SETTLING_MAX = 4  # with `settles`: so many segments on their way, and the next flush waits for company
 
 
 class Log:
@@ -39,35 +40,33 @@ class Log:
     def __init__(
         self, pool: Pool, dataset: int, epoch: int, stage: Stage, env: Env, sequence: int, previous: int
     ) -> None:
-        self._copies = Copies(pool, dataset, epoch, env)
+        self.copies = Copies(pool, dataset, epoch, env)
         self._pool = pool
         self._dataset = dataset
         self._epoch = epoch
-        self._stage = stage
+        self._slots = Slots(stage)
+        self._wanted_ready = max(1, stage.slot_count // 2)
         self._key = pool_key(pool.uuid)
         self._previous = previous
-        self._free = list(range(stage.slot_count))
-        self._set_aside: list[int] = []
         self._ready: deque[OpenSegment] = deque()
         self._order: deque[OpenSegment] = deque()
-        self._cached: deque[OpenSegment] = deque()
         self._open: OpenSegment | None = None
         self._full: NoSpace | None = None
-        self._reserve_empty = False
         self._keeper_done = trio.Event()
-        self._urgent_waiters = 0
-        self._sync_requested = 0
-        self._closing = self._resting = self._stopped = False
-        self._changed = trio.Event()
-        self._prepare = trio.Event()
+        self._urgent_waiters = self._sync_requested = self._closed_bytes = 0
+        self._closing = self._resting = self._stopped = self._reserve_empty = False
+        self._changed, self._prepare = trio.Event(), trio.Event()
         self._nursery: trio.Nursery | None = None
-        self.sequence = sequence
-        self.durable_sequence = sequence
-        self.staged: dict[int, memoryview] = {}
-        self.sealed_sizes: dict[int, int] = {}
+        self.sequence = self.durable_sequence = sequence
+        self.staged = self._slots.staged
+        self.sealed: dict[int, Sealed] = {}
+        """Segments that became complete and are not published as such yet."""
+        self.settles = False
+        """A flush means: where it stays (B12 of backends), not only in a journal."""
         self.failed: Failed | None = None
-        self._closed_bytes = 0
-        self.on_full: Callable[[], None] = lambda: None
+        self.may_acknowledge: Callable[[], Awaitable[None]] | None = None
+        """Awaited before a flush returns: another machine may have the pool by now. Raises like `check`."""
+        self.on_full: Callable[[], bool] = lambda: False  # True: wait, space is being made
 
     # -- appending (synchronous) -----------------------------------------------------------------------------------
 
@@ -111,8 +110,8 @@ class Log:
         try:
             while not self.has_room(frame_bytes, frames, metadata):
                 self.check()
-                if self._full is not None and (not metadata or self._reserve_empty):
-                    self.on_full()
+                # Whoever makes space needs metadata himself: with the reserve empty there is nobody to wait for.
+                if self._full is not None and (self._reserve_empty if metadata else not self.on_full()):
                     raise NoSpace(str(self._full))
                 self._resting = False
                 self._prepare.set()
@@ -174,9 +173,45 @@ class Log:
             self.check()
             self._sync_requested = max(self._sync_requested, target)
             assert self._open is not None
-            self._open.wake.set()
-            await self._changed.wait()
+            if not self.settles:
+                self._open.wake.set()
+                await self._changed.wait()
+            elif len(self._order) > SETTLING_MAX or not self._open.offsets or not self.cut():
+                await self._wait_segment()
+        if self.may_acknowledge is not None:
+            await self.may_acknowledge()
         self.check()
+
+    def cut(self) -> bool:
+        """End the open segment now, so that it can go where it stays; True: it is empty. False: no other is ready."""
+        if self._open is None or not self._open.offsets:
+            return self._open is not None
+        return self._roll(metadata=True)
+
+    async def settle(self, cut: bool = True) -> None:
+        """Return when all that was appended before the call is where it stays. BackendError: not now."""
+        while cut and not self.cut():
+            self.check()
+            await self._wait_segment()
+        waiting = {segment.id for segment in self._order if segment.sealed}
+        while not waiting.isdisjoint(segment.id for segment in self._order):
+            self.check()
+            await self._changed.wait()
+        await self.copies.settle_all()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._stopped
+
+    async def _wait_segment(self) -> None:
+        """For a prepared segment, or for one that becomes complete."""
+        self._urgent_waiters += 1
+        self._resting = False
+        self._prepare.set()
+        try:
+            await self._changed.wait()
+        finally:
+            self._urgent_waiters -= 1
 
     async def _drain(self, segment: OpenSegment) -> None:
         """Bring one segment to its copies, step by step, until all of it is durable."""
@@ -189,18 +224,19 @@ class Log:
             end = min(target, segment.written + DRAIN_MAX)
             last = sync and end == target
             point, sealed = segment.last_sequence, segment.sealed
-            await self._copies.write(segment, segment.written, end, last)
+            await self.copies.write(segment, segment.written, end, last)
             segment.written = end
             if last:
                 if sealed:
-                    await self._copies.seal(segment)
+                    await self.copies.seal(segment)
+                    await self.copies.settle(segment, lambda: self.settles)
                 self._synced(segment, point, complete=sealed)
 
     def _drain_target(self, segment: OpenSegment) -> tuple[int, bool]:
         """(up to where, sync there?). Only whole pages are ever written, so a flush fills up its page first."""
         if segment.sealed:
             return segment.tail, True
-        if segment.synced_sequence < min(self._sync_requested, segment.last_sequence):
+        if not self.settles and segment.synced_sequence < min(self._sync_requested, segment.last_sequence):
             if segment.pad(self.sequence + 1, self.durable_sequence):
                 self.sequence += 1
             return segment.tail, True
@@ -211,8 +247,8 @@ class Log:
         segment.synced_sequence = point
         segment.complete = complete
         if complete:
-            self.sealed_sizes[segment.id] = segment.tail
-            self._cached.append(segment)
+            self.sealed[segment.id] = Sealed(segment.tail, segment.blocks)
+            self._slots.cache(segment)
             self._prepare.set()
         durable = self.durable_sequence
         while self._order and self._order[0].complete:
@@ -229,7 +265,7 @@ class Log:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._begin((await self._create(self._take_slots(1), reserved=True))[0])
+                self._begin((await self._create(self._slots.take(1), reserved=True))[0])
                 task_status.started()
                 await self._guard(self._keep_ready)
         finally:
@@ -238,19 +274,19 @@ class Log:
 
     async def _keep_ready(self) -> None:
         """Have segments at hand: ordinary ones while there is space, one from the reserve when metadata waits."""
-        wanted = max(1, self._stage.slot_count // 2)
         while not self._closing:
             self._prepare = trio.Event()
-            reserved = self._full is not None and self._urgent_waiters > 0 and not self._ready
-            missing = 1 if reserved else 0 if self._full or self._resting else wanted - len(self._ready)
-            slots = self._take_slots(missing)
+            urgent = self._urgent_waiters > 0 and not self._reserve_empty
+            reserved = self._full is not None and urgent and not self._ready
+            missing = 1 if reserved else 0 if self._full or self._resting else self._wanted_ready - len(self._ready)
+            slots = self._slots.take(missing)
             if slots:
                 await self._prepare_some(slots, reserved)
                 continue
             with trio.move_on_after(RETRY_FULL_S if self._full else float("inf")) as waiting:
                 await self._prepare.wait()
             if waiting.cancelled_caught:
-                self._full = None
+                self._full, self._reserve_empty = None, False
         self._keeper_done.set()
 
     async def _prepare_some(self, slots: list[int], reserved: bool) -> None:
@@ -274,48 +310,22 @@ class Log:
             if segment is not None:
                 segment.data_limit = segment.limit
 
-    def _take_slots(self, count: int) -> list[int]:
-        """Up to `count` slots, of the oldest cached segments if none are free."""
-        slots: list[int] = []
-        while len(slots) < count and (self._free or self._cached):
-            if not self._free:
-                self._drop_cached()
-            slots.append(self._free.pop())
-        return slots
-
-    def _drop_cached(self) -> None:
-        cached = self._cached.popleft()
-        del self.staged[cached.id]
-        self._free.append(cached.slot)
-
     async def _create(self, slots: list[int], reserved: bool) -> list[OpenSegment]:
         """Segments in these slots; slots that are not needed become free again."""
         made: list[OpenSegment] = []
         try:
-            self._claim(slots)
+            self._slots.claim(slots, len(self._order) + len(self._ready))
             if slots:
-                made = await self._copies.create([partial(self._make, slot, reserved) for slot in slots], reserved)
+                made = await self.copies.create([partial(self._make, slot, reserved) for slot in slots], reserved)
         finally:
             used = {segment.slot for segment in made}
-            self._free += [slot for slot in slots if slot not in used]
+            self._slots.free(slot for slot in slots if slot not in used)
         return made
-
-    def _claim(self, slots: list[int]) -> None:
-        """Take memory for these slots. Where it is short, they are set aside and the others do; two are needed."""
-        for count, slot in enumerate(slots):
-            try:
-                self._stage.claim(slot)
-            except NoSpace:
-                if count + len(self._order) + len(self._ready) + len(self._cached) < 2:
-                    raise
-                self._set_aside += slots[count:]
-                del slots[count:]
-                return
 
     def _make(self, slot: int, reserved: bool, segment_id: int, copies: tuple[int, ...]) -> OpenSegment:
         return OpenSegment(
             id=segment_id, dataset=self._dataset, epoch=self._epoch, key=self._key, slot=slot,
-            view=self._stage.slot(slot), copies=copies, reserved=reserved,
+            view=self._slots.view(slot), copies=copies, reserved=reserved,
         )  # fmt: skip
 
     def retry_space(self) -> None:
@@ -329,15 +339,12 @@ class Log:
         """Nothing happens: let go of what is only a cache, and of prepared segments, until the next append."""
         self._resting = True
         ready, self._ready = list(self._ready), deque()
-        while self._cached:
-            self._drop_cached()
+        self._slots.drop_cache()
         try:
-            await self._copies.forget(ready)
+            await self.copies.forget(ready)
         finally:
-            self._free += [segment.slot for segment in ready] + self._set_aside
-            self._set_aside.clear()
-        for slot in self._free:
-            self._stage.give_back(slot)
+            self._slots.free(segment.slot for segment in ready)
+        self._slots.give_back()
 
     def wake(self) -> None:
         """The opposite of `rest`."""
@@ -358,28 +365,21 @@ class Log:
             while not last.complete:
                 self.check()
                 await self._changed.wait()
-            await self._forget_ready()
+            self._closing = True
+            self._prepare.set()
+            await self._keeper_done.wait()
+            ready, self._ready = list(self._ready), deque()
+            await self.copies.forget(ready)
         finally:
             self.stop()
-
-    async def discard_files(self, rows: Iterable[SegmentRow]) -> None:
-        """Delete the files of segments whose rows are gone."""
-        for row in rows:
-            await self._copies.discard(row.copies, segment_name(row.dataset, row.id, row.epoch))
 
     def stop(self) -> None:
         """End `run` at once. What was not flushed stays in the stage. Nothing is appended any more."""
         self._closing = self._stopped = True
         self._open = None
+        self._notify()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
-
-    async def _forget_ready(self) -> None:
-        self._closing = True
-        self._prepare.set()
-        await self._keeper_done.wait()
-        ready, self._ready = list(self._ready), deque()
-        await self._copies.forget(ready)
 
     async def _guard(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         """A background task that fails takes the log down with it (L7), not the process."""

@@ -33,8 +33,9 @@ FULL_PART: Final = 128
 
 class OpenSegment:
     __slots__ = (
-        "base", "complete", "copies", "data_limit", "dataset", "drain_step", "epoch", "id", "key", "last_sequence",
-        "limit", "name", "next_wake", "offsets", "sealed", "slot", "synced_sequence", "tail", "view", "wake", "written",
+        "base", "blocks", "complete", "copies", "data_limit", "dataset", "drain_step", "epoch", "id", "key",
+        "last_sequence", "limit", "name", "next_wake", "offsets", "sealed", "slot", "synced_sequence", "tail", "view",
+        "wake", "written",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +54,7 @@ class OpenSegment:
         self.tail = HEAD_SIZE
         self.written = 0
         self.offsets: list[int] = []
+        self.blocks = 0
         # O2: one page for a PAD frame, one to round up the end; SEAL header, PAD's entry in the table, alignment,
         # trailer: 4 x 64. `has_room` takes off 64 bytes for the entry of each frame.
         self.limit = len(view) - 2 * PAGE - 4 * HEADER_SIZE
@@ -102,6 +104,7 @@ class OpenSegment:
         checked_end = start if codec == BLOCKS else end
         CHECKSUM.pack_into(view, tail, xxh3_64_intdigest(view[tail + 8 : checked_end], address ^ self.key))
         self.offsets.append(tail)
+        self.blocks += blocks
         self.last_sequence = sequence
         self.tail = tail = (end + 63) & -64
         if tail >= self.next_wake:

@@ -3,22 +3,22 @@
   R1  Whatever comes from a backend is verified (checksum over content and address) before it is handed out.
       What is in the stage has never left memory and is not verified again.
   R2  *_nowait never waits: None means "would wait, or is damaged"; the method without the suffix tells which.
-  R3  Copies are tried in turn: an error or a bad checksum of one is an error only if no other copy can answer.
-  R4  Bounded: open files, known checksum tables and decoded frames are caches with a limit.
+  R3  Which copy is read, and which file, is the business of sds.log.files.
+  R4  Bounded: known checksum tables and decoded frames are caches with a limit.
 
 How a frame is read is written once, as a generator that yields the ranges it needs (`_blocks`, `_payload`) and does
 not care whether they are got with or without waiting.
 """
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Generator, Mapping
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final, TypeVar
 
 from xxhash import xxh3_64_intdigest
 
 from backends.base import Reader
 from sds.core.address import BLOCK_SIZE, BLOCKS_PER_FRAME, FRAME_MASK, offset_of, segment_of
-from sds.core.errors import BackendError, Corrupt, Missing
+from sds.core.errors import Corrupt, Missing
 from sds.core.frame import (
     BLOCKS,
     DATA,
@@ -31,20 +31,14 @@ from sds.core.frame import (
     header_is_valid,
     pool_key,
 )
-from sds.core.names import segment_name
-from sds.log.codec import decompress
+from sds.log.codec import decode_blocks, decompress
 from sds.log.env import Env
+from sds.log.files import OnDamage, Ranges, SegmentFiles
 from sds.pool.pool import Pool
-from sds.pool.rows import SegmentRow
 
 T = TypeVar("T")
-Ranges = Generator[tuple[int, int], memoryview, T]
-"""Yields (offset, length) within a segment, is sent the bytes (or Corrupt if they are not there), returns what it
-was after."""
-Plan = Callable[[], Ranges[T]]
 
 FRAME_SIZE: Final = HEADER_SIZE + BLOCK_SIZE
-FILES_MAX: Final = 512
 TABLES_MAX: Final = 1 << 15
 DECODED_MAX: Final = 256
 _LONE_BLOCK: Final = bytes((DATA, RAW))
@@ -54,15 +48,14 @@ class FrameReader:
     """`staged`: the log's map of segments in memory (sds.log.log.Log.staged), or empty for a read-only opening."""
 
     def __init__(self, pool: Pool, env: Env, staged: Mapping[int, memoryview]) -> None:
-        self._pool = pool
-        self._env = env
         self._key = pool_key(pool.uuid)
         self._staged = staged
-        self._files: OrderedDict[int, Reader] = OrderedDict()
-        self._users: Counter[Reader] = Counter()
-        self._retired: set[Reader] = set()
-        self._tables: dict[int, tuple[int, memoryview]] = {}
-        self._decoded: OrderedDict[int, Buffer] = OrderedDict()
+        self._segments = SegmentFiles(pool, env)
+        self._files = self._segments.open
+        self._tables: dict[int, tuple[int, memoryview, Reader | None]] = {}
+        """By frame: where its plain blocks begin and their checksums, in this open file; another one of the segment may
+        have it encoded otherwise."""
+        self._decoded: OrderedDict[int, tuple[Buffer, int]] = OrderedDict()
 
     # -- data blocks -----------------------------------------------------------------------------------------------
 
@@ -83,7 +76,7 @@ class FrameReader:
         if file is None:
             return None
         known = self._tables.get(address & FRAME_MASK)
-        if known is not None:
+        if known is not None and known[2] is file:
             block = address & 31
             data = memoryview(bytearray(BLOCK_SIZE))
             if not file.read_nowait(known[0] + (block << 12), data):
@@ -111,7 +104,7 @@ class FrameReader:
             return None
         try:
             return _drive_nowait(self._blocks(address, count), file)
-        except Corrupt:
+        except (Corrupt, Missing):
             return None
 
     async def blocks(self, address: int, count: int) -> Buffer:
@@ -122,7 +115,7 @@ class FrameReader:
         view = self._staged.get(segment_of(address))
         if view is not None:
             return bytes(self._blocks_in_memory(view, address, count))
-        return await self._read(segment_of(address), lambda: self._blocks(address, count))
+        return await self._segments.read(segment_of(address), lambda: self._blocks(address, count))
 
     def _blocks_in_memory(self, view: memoryview, address: int, count: int) -> Buffer:
         offset = offset_of(address)
@@ -134,20 +127,21 @@ class FrameReader:
         if header.codec in (RAW, BLOCKS):
             start += payload + header.stored_bytes - header.raw_bytes
             return view[start : start + count * BLOCK_SIZE]
-        plain = self._decode(address & FRAME_MASK, header, view[payload : payload + header.stored_bytes])
+        plain, _ = self._decode(address & FRAME_MASK, header, view[payload : payload + header.stored_bytes])
         return memoryview(plain)[start : start + count * BLOCK_SIZE]
 
     def _blocks(self, address: int, count: int) -> Ranges[Buffer]:
         frame, first = address & FRAME_MASK, address & 31
         start, size = first * BLOCK_SIZE, count * BLOCK_SIZE
+        file = self._files.get(segment_of(frame))
         known = self._tables.get(frame)
-        if known is not None:
-            data_at, table = known
+        if known is not None and known[2] is file:
+            data_at, table, _ = known
             data = yield data_at + start, size
             return self._verified_blocks(address, table[first : first + count], data)
         decoded = self._decoded.get(frame)
         if decoded is not None:
-            return memoryview(decoded)[start : start + size]
+            return _kept_blocks(decoded, address, count)
         # The size of the frame is not known yet: ask for what is enough if its blocks are plain. For a block deep
         # inside, one read of more costs less than a small one for the table and, when that is there, one for the block.
         offset = offset_of(frame)
@@ -165,12 +159,11 @@ class FrameReader:
         if not header_is_valid(data, 0, header, frame ^ self._key):
             raise Corrupt(f"{_where(frame)} fails its checksum")
         if header.codec != BLOCKS:
-            plain = self._decode(frame, header, data[HEADER_SIZE:covered])
-            return memoryview(plain)[start : start + size]
+            return _kept_blocks(self._decode(frame, header, data[HEADER_SIZE:covered]), address, count)
         table = memoryview(bytes(data[HEADER_SIZE:covered])).cast("Q")
         if len(self._tables) >= TABLES_MAX:
             self._tables.clear()
-        self._tables[frame] = offset + covered, table
+        self._tables[frame] = offset + covered, table, file
         blocks = data[covered + start : covered + start + size]
         if len(blocks) < size:
             blocks = yield offset + covered + start, size
@@ -181,14 +174,15 @@ class FrameReader:
             raise Corrupt(f"{_where(address)} fails its checksum")
         return data
 
-    def _decode(self, frame: int, header: FrameHeader, payload: memoryview) -> Buffer:
-        plain = self._decoded.get(frame)
-        if plain is None:
-            plain = decompress(header.codec, payload, header.raw_bytes, _where(frame))
+    def _decode(self, frame: int, header: FrameHeader, payload: memoryview) -> tuple[Buffer, int]:
+        """The plain blocks, and which of them are there (codec SPARSE)."""
+        decoded = self._decoded.get(frame)
+        if decoded is None:
+            decoded = decode_blocks(header.codec, payload, header.raw_bytes, _where(frame))
             if len(self._decoded) >= DECODED_MAX:
                 self._decoded.popitem(last=False)
-            self._decoded[frame] = plain
-        return plain
+            self._decoded[frame] = decoded
+        return decoded
 
     # -- metadata frames ---------------------------------------------------------------------------------------------
 
@@ -197,7 +191,7 @@ class FrameReader:
         segment = segment_of(address)
         view = self._staged.get(segment)
         if view is None:
-            return await self._read(segment, lambda: self._payload(address, kind))
+            return await self._segments.read(segment, lambda: self._payload(address, kind))
         offset = offset_of(address)
         header = decode_header(view, offset)
         assert header is not None, "the tree leads to no frame in the stage"
@@ -223,91 +217,35 @@ class FrameReader:
 
     # -- files -------------------------------------------------------------------------------------------------------
 
+    @property
+    def on_damage(self) -> OnDamage:
+        return self._segments.on_damage
+
+    @on_damage.setter
+    def on_damage(self, tell: OnDamage) -> None:
+        """SF3 of sds.log.files."""
+        self._segments.on_damage = tell
+
     def prefetch(self, segment: int, offset: int, length: int) -> bool:
         """Hint; False if nothing was done: the segment's file is not open, or there are too many hints under way."""
         file = self._files.get(segment)
         return file is not None and file.will_need(offset, length)
 
-    async def _read(self, segment: int, plan: Plan[T]) -> T:
-        """R3: carry out a plan on the first copy that can."""
-        error: Exception | None = None
-        file = self._files.get(segment)
-        tried: set[Reader] = set()
-        if file is not None:
-            try:
-                return await self._drive(plan(), file)
-            except (Corrupt, BackendError) as first:
-                error = first
-                tried.add(file)
-        row = await self._env.run_blocking(self._pool.catalog.segment, segment)
-        for copy in row.copies:
-            try:
-                file = await self._open_copy(row, copy, tried)
-                tried.add(file)
-                return await self._drive(plan(), file)
-            except (Corrupt, BackendError, Missing) as problem:
-                error = problem
-        if isinstance(error, Missing):
-            raise Corrupt(f"segment {segment:#x} is lost: {error}")
-        raise error or Corrupt(f"segment {segment:#x} has no copy: restore it from a backup")
-
-    async def _drive(self, plan: Ranges[T], file: Reader) -> T:
-        """Carry out a plan; the file stays open meanwhile."""
-        self._users[file] += 1
-        try:
-            offset, length = next(plan)
-            while True:
-                data = memoryview(bytearray(length))
-                if not file.read_nowait(offset, data):
-                    try:
-                        await file.read(offset, data)
-                    except Corrupt as too_short:
-                        offset, length = plan.throw(too_short)
-                        continue
-                offset, length = plan.send(data)
-        except StopIteration as done:
-            result: T = done.value
-            return result
-        finally:
-            self._users[file] -= 1
-            if not self._users[file]:
-                del self._users[file]
-                if file in self._retired:
-                    self._retired.remove(file)
-                    file.close()
-
-    async def _open_copy(self, row: SegmentRow, copy: int, tried: set[Reader]) -> Reader:
-        """The file of this copy; or another one that a task has opened meanwhile and that we have not tried."""
-        backend = self._pool.backends.get(copy)
-        if backend is None:
-            raise BackendError(f"backend {copy}, which holds segment {row.id:#x}, is not there")
-        known = self._files.get(row.id)
-        if known is not None and known not in tried:
-            return known
-        file = await backend.open(segment_name(row.dataset, row.id, row.epoch))
-        if len(self._files) >= FILES_MAX:
-            self._retire(next(iter(self._files)))
-        self._retire(row.id)
-        self._files[row.id] = file
-        return file
-
-    def _retire(self, segment: int) -> None:
-        """Close a file as soon as nobody reads it."""
-        file = self._files.pop(segment, None)
-        if file is not None and self._users[file]:
-            self._retired.add(file)
-        elif file is not None:
-            del self._users[file]
-            file.close()
-
     def forget(self, segments: set[int]) -> None:
-        """These segments are gone (swept)."""
-        for segment in segments & self._files.keys():
-            self._retire(segment)
+        """These segments are gone (swept), or lie elsewhere now."""
+        self._segments.forget(segments)
 
     def close(self) -> None:
-        for segment in list(self._files):
-            self._retire(segment)
+        self._segments.close()
+
+
+def _kept_blocks(decoded: tuple[Buffer, int], address: int, count: int) -> Buffer:
+    plain, kept = decoded
+    first = address & 31
+    wanted = ((1 << count) - 1) << first
+    if kept & wanted != wanted:
+        raise Missing(f"{_where(address)} was overwritten and cleaned: look at the map again")
+    return memoryview(plain)[first * BLOCK_SIZE : (first + count) * BLOCK_SIZE]
 
 
 def _drive_nowait(plan: Ranges[T], file: Reader) -> T | None:

@@ -10,19 +10,31 @@ from collections.abc import Collection, Iterable, Mapping
 from sds.pool.rows import DatasetRow, SegmentRow
 
 
-def replay_starts(datasets: Iterable[DatasetRow]) -> dict[int, int]:
-    """Dataset id -> first segment that a replay of its log reads; 0: all it has."""
-    return {row.id: row.checkpoint.segment if row.checkpoint is not None else 0 for row in datasets}
+def replay_starts(datasets: Iterable[DatasetRow], remote: bool = False) -> dict[int, int]:
+    """Dataset id -> first segment that a replay of its log reads; 0: all it has. `remote`: the pool has object stores,
+    so a machine that has only them replays from the uploaded checkpoint."""
+    starts = {}
+    for row in datasets:
+        refs = [row.checkpoint, row.uploaded] if remote else [row.checkpoint]
+        starts[row.id] = min(ref.segment if ref is not None else 0 for ref in refs)
+    return starts
 
 
 def dead_segments(
     segments: Iterable[SegmentRow], starts: Mapping[int, int], marked: Collection[int]
 ) -> list[SegmentRow]:
-    """Segments of destroyed datasets have no start: only marks keep them."""
-    return [row for row in segments if row.id not in marked and not _replayed(row, starts)]
+    """Segments of destroyed datasets have no start: only marks keep them. Those in a pack go with the whole pack, or
+    when the cleaner gets to it."""
+    dead, packs_alive = [], set()
+    for row in segments:
+        if row.id in marked or is_replayed(row, starts):
+            packs_alive.add(row.pack)
+        else:
+            dead.append(row)
+    return [row for row in dead if not row.pack or row.pack not in packs_alive]
 
 
-def _replayed(row: SegmentRow, starts: Mapping[int, int]) -> bool:
+def is_replayed(row: SegmentRow, starts: Mapping[int, int]) -> bool:
     return row.dataset in starts and row.id >= starts[row.dataset]
 
 

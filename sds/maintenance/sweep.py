@@ -6,11 +6,13 @@ segments) at a time, beside running writers, without stopping anybody and withou
 
 Why nothing that is needed can be deleted, with T the moment at which the datasets' rows were read:
 
-  SW1  Roots are the published checkpoint of every dataset (clones have one from birth) and the root of every snapshot.
-       All frames that can be reached from them are marked. With a snapshot whose root is pending, nothing is swept.
-  SW2  Protected are, per dataset, its own segments from its replay position at T on. Ids of segments rise in the order
-       of the log, so that is everything written since the checkpoint was frozen: the tail, the nodes of checkpoints
-       under way, prepared segments. Segments allocated after T have higher ids.
+  SW1  Roots are the published checkpoint of every dataset (clones have one from birth), the uploaded one if the pool
+       has object stores, and the root of every snapshot. All frames that can be reached from them are marked. With a
+       snapshot whose root is pending, nothing is swept.
+  SW2  Protected are, per dataset, its own segments from its replay position at T on (the uploaded checkpoint's, if that
+       is older). Ids of segments rise in the order of the log, so that is everything written since the checkpoint was
+       frozen: the tail, the nodes of checkpoints under way, prepared segments. Segments allocated after T have higher
+       ids.
   SW3  What a writer can refer to after T is what it wrote after T (SW2), what is in its map at T, which is the
        published tree (SW1) and the tail behind it (SW2), and what it gets from elsewhere: a rollback.
   SW4  Rollback and clone take the root of a snapshot. If its row was there when snapshots were read, it is marked; if
@@ -28,22 +30,22 @@ Why nothing that is needed can be deleted, with T the moment at which the datase
 
 import logging
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import trio
 
-from sds.core.address import segment_of
 from sds.core.errors import Busy, SdsError
 from sds.core.keys import MAP, split_key
-from sds.core.names import segment_name
 from sds.core.node import Node
 from sds.core.page import decode_value
 from sds.dataset import tree
 from sds.dataset.nodes import Nodes
 from sds.log.env import Env
 from sds.maintenance.plan import dead_segments, replay_starts, stored_bytes
+from sds.pool.files import file_name
+from sds.pool.places import is_remote
 from sds.pool.pool import Pool
 from sds.pool.rows import DatasetRow, SegmentRow
 
@@ -74,6 +76,8 @@ class Family:
     roots: list[int]
     """Of snapshots and heads, oldest first."""
     has_pending: bool
+    is_remote: bool
+    """The pool has object stores."""
     segments: list[SegmentRow]
 
 
@@ -83,9 +87,11 @@ def read_family(pool: Pool, family: int) -> Family:
     generation = catalog.generation(family)
     datasets = catalog.datasets_of_family(family)
     snapshots = catalog.snapshots_of_family(family)
-    roots = [row.root for row in snapshots if row.root] + [d.checkpoint.root for d in datasets if d.checkpoint]
+    heads = [ref.root for row in datasets for ref in (row.uploaded, row.checkpoint) if ref is not None and ref.root]
+    roots = [row.root for row in snapshots if row.root] + list(dict.fromkeys(heads))
     pending = any(row.root is None for row in snapshots)
-    return Family(family, generation, datasets, roots, pending, catalog.segments_of_family(family))
+    remote = any(is_remote(row.url) for row in catalog.backends())
+    return Family(family, generation, datasets, roots, pending, remote, catalog.segments_of_family(family))
 
 
 class Mark:
@@ -97,9 +103,13 @@ class Mark:
         self._seen: set[int] = set()
         self._pages = 0
 
+    def note(self, addresses: Iterable[int]) -> None:
+        """These are referred to; 0 is a hole."""
+        self.segments.update({address >> _ADDRESS_SHIFT for address in addresses})
+
     async def add(self, root: int) -> None:
         async for address, node in tree.walk(self._nodes, root, self._seen):
-            self.segments.add(segment_of(address))
+            self.note((address,))
             if node.level == 0:
                 await self._add_leaf(node)
             await trio.lowlevel.checkpoint()
@@ -113,9 +123,9 @@ class Mark:
                 if page in self._seen:
                     continue
                 self._seen.add(page)
-                self.segments.add(segment_of(page))
+                self.note((page,))
                 page = await self._nodes.read_page(page)
-            self.segments.update({address >> _ADDRESS_SHIFT for address in page})
+            self.note(page)
             self._pages += 1
             if self._pages % PAGES_PER_STEP == 0:
                 await trio.lowlevel.checkpoint()
@@ -130,12 +140,12 @@ async def sweep_family(pool: Pool, family: int, nodes: Nodes, env: Env) -> Swept
         mark = Mark(nodes)
         for root in found.roots:
             await mark.add(root)
-        dead = dead_segments(found.segments, replay_starts(found.datasets), mark.segments)
+        dead = dead_segments(found.segments, replay_starts(found.datasets, found.is_remote), mark.segments)
         if not dead:
             return Swept()
         try:
             expected = (family, found.generation)
-            await env.run_blocking(pool.catalog.delete_segments, [row.id for row in dead], expected)
+            await env.run_blocking(pool.catalog.delete_dead, dead, expected)
         except Busy:
             if attempt == TRIES - 1:
                 raise
@@ -148,13 +158,12 @@ async def sweep_family(pool: Pool, family: int, nodes: Nodes, env: Env) -> Swept
 
 
 async def delete_files(pool: Pool, rows: Collection[SegmentRow]) -> None:
-    """What cannot be deleted now is garbage without a row: `sds pool clean` finds it."""
-    for row in rows:
-        for copy in row.copies:
-            backend = pool.backends.get(copy)
-            if backend is None:
-                continue
-            try:
-                await backend.delete(segment_name(row.dataset, row.id, row.epoch))
-            except SdsError as error:
-                _log.warning("a dead segment stays for now: %s", error)
+    """Of rows that are gone. What cannot be deleted now is garbage without a row: `sds pool clean` finds it."""
+    for name, copy in {(file_name(row), copy): None for row in rows for copy in row.copies}:
+        backend = pool.backends.get(copy)
+        if backend is None:
+            continue
+        try:
+            await backend.delete(name)
+        except SdsError as error:
+            _log.warning("a dead segment stays for now: %s", error)

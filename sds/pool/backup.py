@@ -9,38 +9,51 @@ BK4  A home whose catalog has never written the newest backup is stale: the pool
      the home is an old copy. It may not open a dataset (it would show old data) nor delete a file.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 
 import trio
 
 from backends.base import Backend
+from backends.guarded import Guarded
 from sds.core.errors import BackendError, Corrupt, Fenced, Missing, SdsError
 from sds.pool.catalog import Catalog
 from sds.pool.state import STATE_BYTES_MAX, state_generation
 
 PREFIX = "catalog/"
 KEPT = 3
+_log = logging.getLogger(__name__)
 _NAME = re.compile(r"catalog/([0-9a-f]{16})")
 
 
-async def back_up(catalog: Catalog, backends: Mapping[int, Backend], copies: int) -> int:
-    """The generation written; BackendError if fewer than `copies` backends (or all there are) took it."""
+async def back_up(
+    catalog: Catalog, backends: Mapping[int, Backend], copies: int, strict: bool = False
+) -> int:
+    """The generation written. So many backends took it that losing `copies - 1` of them leaves one (BK1), or all there
+    are; those that are faulted are lost already. Else BackendError. `strict`: everyone has to."""
     data = await trio.to_thread.run_sync(catalog.export_state)
     generation = state_generation(data)
     failures: list[str] = []
 
     async def put(backend: Backend) -> None:
-        try:
-            await backend.put(f"{PREFIX}{generation:016x}", data)
-            await prune(backend)
-        except SdsError as error:
-            failures.append(str(error))
+        for is_last in (False, True):
+            try:
+                await backend.put(f"{PREFIX}{generation:016x}", data)
+                await prune(backend)
+            except SdsError as error:
+                if is_last:
+                    failures.append(str(error))
+                    _log.warning("no catalog backup: %s", error)
+                continue
+            return
 
     async with trio.open_nursery() as nursery:
         for backend in backends.values():
             nursery.start_soon(put, backend)
-    if len(backends) - len(failures) < max(1, min(copies, len(backends))):
+    lost = min(copies - 1, sum(isinstance(backend, Guarded) and backend.is_faulted for backend in backends.values()))
+    needed = len(backends) if strict else max(1, min(copies, len(backends)) - lost)
+    if len(backends) - len(failures) < needed:
         raise BackendError(f"catalog backup failed: {'; '.join(failures) or 'the pool has no backend'}")
     return generation
 
@@ -67,21 +80,23 @@ async def check_newest(catalog: Catalog, backends: Mapping[int, Backend]) -> Non
         )
 
 
-async def newest_backup(backends: Sequence[Backend]) -> bytes:
-    """The valid backup of the highest generation on any of them. Damaged ones are passed over for older
-    ones.
+async def newest_backup(backends: Sequence[Backend]) -> tuple[bytes, list[str]]:
+    """The valid backup of the highest generation on any of them, and what is wrong with those that came before it: they
+    are passed over for another copy, or an older one.
     """
     found: list[tuple[int, int]] = []
     for index, backend in enumerate(backends):
         found += [(generation, index) for generation in await generations(backend)]
-    wrong = ""
+    told: list[str] = []
     for generation, index in sorted(found, reverse=True):
         name = f"{PREFIX}{generation:016x}"
+        where = f"{name} on {backends[index].url} was passed over"
         try:
             data = await backends[index].get(name, STATE_BYTES_MAX)
             if state_generation(data) == generation:
-                return data
-            wrong = wrong or f" ({name} on {backends[index].url}: another generation inside)"
+                return data, told
+            told.append(f"{where}: another generation inside")
         except (Corrupt, BackendError, Missing) as error:
-            wrong = wrong or f" ({error})"
-    raise Missing(f"no valid catalog backup on {', '.join(backend.url for backend in backends)}{wrong}")
+            told.append(f"{where}: {error}")
+    why = f" ({told[0]})" if told else ""
+    raise Missing(f"no valid catalog backup on {', '.join(backend.url for backend in backends)}{why}")

@@ -4,7 +4,8 @@ transaction.
   database.py   connections, transactions, errors (Q1-Q4)     segments.py   registry of segments (SG1-SG3)
   schema.py     the tables                                    writer.py     conditional on the epoch (W1-W3)
   datasets.py   datasets and families (DS1-DS3)               snapshots.py  snapshots
-  state.py      export and import for backups                 rows.py       what is handed out
+  state.py      export and import for backups                 files.py      segments by the file they lie in (FI1-FI3)
+  rows.py       what is handed out
 
 C1  Every method is synchronous, thread-safe, and one transaction: it happens wholly or not at all, and is
     durable when it returns (a memory catalog excepted).
@@ -21,8 +22,9 @@ from sqlalchemy import delete, insert, select, update
 from sds.core.errors import BadInput, Busy, Corrupt, Exists, Missing
 from sds.pool.database import Clock, create_file, create_memory, load_memory, open_file
 from sds.pool.datasets import DatasetTable, next_id
+from sds.pool.files import FileTable
 from sds.pool.rows import BackendRow, EventRow, PoolRow
-from sds.pool.schema import COUNTERS, backend, counter, event, pool
+from sds.pool.schema import BACKEND_STATES, COUNTERS, backend, counter, event, pool, progress
 from sds.pool.segments import SegmentTable, count_copies_on
 from sds.pool.snapshots import SnapshotTable
 from sds.pool.state import StateTable
@@ -30,10 +32,9 @@ from sds.pool.writer import WriterTable
 
 EVENTS_KEPT = 1000
 MEMORY_POOL = PoolRow(uuid=bytes(range(16)), name="memory", segment_size=32 << 20, copies=1)
-BACKEND_STATES = ("online", "evacuating")
 
 
-class Catalog(DatasetTable, SnapshotTable, SegmentTable, WriterTable, StateTable):
+class Catalog(DatasetTable, SnapshotTable, SegmentTable, FileTable, WriterTable, StateTable):
     @classmethod
     def create(cls, path: Path, row: PoolRow, clock: Clock = time.time) -> Self:
         if path.exists():
@@ -79,12 +80,12 @@ class Catalog(DatasetTable, SnapshotTable, SegmentTable, WriterTable, StateTable
         with self._reading() as c:
             return [BackendRow(*row) for row in c.execute(select(backend).order_by(backend.c.id))]
 
-    def add_backend(self, url: str, uuid: str, label: str, state: str = "online") -> BackendRow:
+    def add_backend(self, url: str, uuid: str, label: str, state: str = "online", tier: str = "") -> BackendRow:
         _check_state(state)
         with self._transaction() as c:
             if c.execute(select(backend).where(backend.c.url == url)).first() is not None:
                 raise Exists(f"backend {url} is in the pool already")
-            row = BackendRow(next_id(c, "backend"), url, uuid, label, state)
+            row = BackendRow(next_id(c, "backend"), url, uuid, label, state, tier)
             c.execute(insert(backend), {name: getattr(row, name) for name in BackendRow.__slots__})
         return row
 
@@ -111,6 +112,18 @@ class Catalog(DatasetTable, SnapshotTable, SegmentTable, WriterTable, StateTable
                 )
             if c.execute(delete(backend).where(backend.c.id == backend_id)).rowcount != 1:
                 raise Missing(f"no backend with id {backend_id} in this pool")
+
+    def progress(self, name: str) -> str | None:
+        """Of a long task: what set_progress kept."""
+        with self._reading() as c:
+            return c.execute(select(progress.c.value).where(progress.c.name == name)).scalar()
+
+    def set_progress(self, name: str, value: str | None) -> None:
+        """None: the task has ended."""
+        with self._transaction() as c:
+            c.execute(delete(progress).where(progress.c.name == name))
+            if value is not None:
+                c.execute(insert(progress).values(name=name, value=value))
 
     def add_event(self, kind: str, text: str) -> None:
         """The newest EVENTS_KEPT are kept."""

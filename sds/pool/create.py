@@ -5,12 +5,14 @@ CR2  Order: labels and a first catalog backup on the backends, then the local ca
      If any step fails, what was written is taken back; the backends are as they were.
 """
 
+import logging
 import uuid
 from collections.abc import Iterable, Sequence
 
 import trio
 
 from backends.base import Backend
+from backends.preparing import prepare, undo
 from sds.core.errors import BadInput, Exists, SdsError
 from sds.core.names import parse_pool
 from sds.core.units import format_size
@@ -19,6 +21,7 @@ from sds.pool.catalog import Catalog
 from sds.pool.database import Clock
 from sds.pool.home import CATALOG, Home
 from sds.pool.label import LABEL, Label, write_label
+from sds.pool.owner import IDLE, OWNER, claim, identity, remember_generation
 from sds.pool.places import canonical_url, check_directory, check_overlap, local_path, prune_directory
 from sds.pool.pool import Connect, Pool, open_pool
 from sds.pool.rows import BackendRow, PoolRow
@@ -26,6 +29,7 @@ from sds.pool.rows import BackendRow, PoolRow
 SEGMENT_SIZE_MIN, SEGMENT_SIZE_MAX = 64 << 10, 32 << 20
 COPIES_MAX = 16
 BACKENDS_MAX = 256
+_log = logging.getLogger(__name__)
 
 
 async def create_pool(
@@ -36,8 +40,9 @@ async def create_pool(
     clock: Clock,
     copies: int = 1,
     segment_size: int = SEGMENT_SIZE_MAX,
+    force: bool = False,
 ) -> Pool:
-    """CR1, CR2. The new pool, open."""
+    """CR1, CR2. The new pool, open. `force`: also on devices on which there is something already."""
     parse_pool(name)
     check_shape(len(urls), copies, segment_size)
     home.ensure()
@@ -46,24 +51,33 @@ async def create_pool(
             raise Exists(f"pool {name} exists already: choose another name")
         canonical = check_places(home, urls)
         row = PoolRow(uuid.uuid4().bytes, name, segment_size, copies, created_at=int(clock()))
-        await _build(home, row, canonical, connect, clock)
+        await _build(home, row, canonical, connect, clock, force)
         return await open_pool(home, name, connect)
 
 
-async def add_backend(pool: Pool, url: str, connect: Connect, clock: Clock, domain: str = "") -> BackendRow:
+async def add_backend(
+    pool: Pool, url: str, connect: Connect, clock: Clock, domain: str = "", tier: str = "", force: bool = False
+) -> BackendRow:
     """Takes one more backend into an open pool. `domain`: its failure domain; by default it is one of its
     own.
     """
     async with pool.home.locked():
         if len(pool.catalog.backends()) >= BACKENDS_MAX:
             raise BadInput(f"a pool has at most {BACKENDS_MAX} backends")
+        generation = await pool.check_owner()
         (canonical,) = check_places(pool.home, [url])
-        backend = await connect_empty(canonical, connect)
+        canonical = await _prepare(canonical, force)
+        try:
+            backend = await connect_empty(canonical, connect)
+        except BaseException:
+            await _undo([canonical])
+            raise
         label = Label(pool.uuid.hex(), pool.name, uuid.uuid4().hex, int(clock()))
         row: BackendRow | None = None
         try:
             await write_label(backend, label)
-            row = pool.catalog.add_backend(canonical, label.backend, domain or canonical)
+            await claim(pool.name, {0: backend}, identity(pool.home), generation, IDLE, clock)
+            row = pool.catalog.add_backend(canonical, label.backend, domain or canonical, tier=tier)
             pool.backends[row.id] = backend
             await pool.backup()
         except BaseException:
@@ -72,17 +86,20 @@ async def add_backend(pool: Pool, url: str, connect: Connect, clock: Clock, doma
                 pool.catalog.remove_backend(row.id)
             await take_back([backend])
             await backend.close()
+            await _undo([canonical])
             raise
     return row
 
 
 async def remove_backend(pool: Pool, backend_id: int) -> None:
-    """Lets go of a backend that holds no copies any more (Busy otherwise), and removes its label."""
+    """Lets go of a backend that holds no copies any more (Busy otherwise): its label goes, and what this machine keeps
+    of it."""
     async with pool.home.locked():
         rows = pool.catalog.backends()
         domains = {row.label for row in rows if row.id != backend_id}
         if len(domains) < pool.copies:
             raise BadInput(f"{pool.copies} copies need {pool.copies} backends: add another one first")
+        uuids = [row.uuid for row in rows if row.id == backend_id]
         pool.catalog.remove_backend(backend_id)
         pool.missing.pop(backend_id, None)
         backend = pool.backends.pop(backend_id, None)
@@ -90,6 +107,8 @@ async def remove_backend(pool: Pool, backend_id: int) -> None:
         if backend is not None:
             await take_back([backend])
             await backend.close()
+        for one in uuids:
+            await trio.to_thread.run_sync(pool.home.discard, pool.home.local_dir(one))
 
 
 def check_shape(backends: int, copies: int, segment_size: int) -> None:
@@ -130,7 +149,7 @@ def known_urls(home: Home) -> list[str]:
 
 async def connect_empty(url: str, connect: Connect) -> Backend:
     """For kinds of backends that are no directories: they must have no file."""
-    backend = await trio.to_thread.run_sync(connect, url)
+    backend = await trio.to_thread.run_sync(connect, url, None)
     try:
         found = await backend.list("")
         if any(stat.name == LABEL for stat in found):
@@ -151,34 +170,57 @@ async def take_back(backends: Iterable[Backend]) -> None:
         for backend in backends:
             try:
                 await prune(backend, keep=0)
+                await backend.delete(OWNER)
                 await backend.delete(LABEL)
             except SdsError:
                 continue  # A backend that fails now failed before, too: the first error tells.
             await trio.to_thread.run_sync(prune_directory, backend.url)
 
 
-async def _build(home: Home, row: PoolRow, urls: Sequence[str], connect: Connect, clock: Clock) -> None:
+async def _prepare(url: str, force: bool) -> str:
+    prepared = await prepare(url, force)
+    for warning in prepared.warnings:
+        _log.warning("%s", warning)
+    return prepared.url
+
+
+async def _undo(urls: Iterable[str]) -> None:
+    with trio.CancelScope(shield=True):
+        for url in urls:
+            try:
+                await undo(url)
+            except SdsError as error:
+                _log.warning("%s", error)  # the first error is on its way already
+
+
+async def _build(
+    home: Home, row: PoolRow, wanted: Sequence[str], connect: Connect, clock: Clock, force: bool
+) -> None:
     """CR2."""
     backends: list[Backend] = []
+    urls: list[str] = []
     directory = home.new_pool_dir(row.name)
     try:
-        for url in urls:
+        for place in wanted:
             # No comprehension: if one fails, those before it must be closed.
-            backends.append(await connect_empty(url, connect))  # noqa: PERF401
+            urls.append(await _prepare(place, force))
+            backends.append(await connect_empty(urls[-1], connect))
         catalog = Catalog.create(directory / CATALOG, row, clock)
         try:
             known = {
                 catalog.add_backend(url, uuid.uuid4().hex, url).id: b
                 for url, b in zip(urls, backends, strict=True)
             }
-            await back_up(catalog, known, len(known))
+            await back_up(catalog, known, len(known), strict=True)
             for one in catalog.backends():
                 await write_label(known[one.id], Label(row.uuid.hex(), row.name, one.uuid, row.created_at))
+            remember_generation(catalog, await claim(row.name, known, identity(home), 0, IDLE, clock))
         finally:
             catalog.close()
         home.install(directory, row.name)
     except BaseException:
         await take_back(backends)
+        await _undo(urls)
         home.discard(directory)
         raise
     finally:

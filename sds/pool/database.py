@@ -23,7 +23,7 @@ from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from sds.core.errors import BackendError, Busy, Corrupt, Missing, NoSpace
-from sds.pool.schema import SCHEMA_VERSION, metadata
+from sds.pool.schema import MIGRATIONS, SCHEMA_VERSION, metadata
 
 APPLICATION_ID = 0x53445343
 """`SDSC` in the file's header: this SQLite file is a catalog."""
@@ -107,7 +107,30 @@ def open_file(path: Path) -> sqlite3.Connection:
         raise Corrupt(
             f"{path} has catalog version {version}, this program knows 1 to {SCHEMA_VERSION}: upgrade sds"
         )
+    try:
+        _migrate(raw, version)
+    except sqlite3.Error as error:
+        raw.close()
+        _translate(error, str(path))
     return raw
+
+
+def _migrate(raw: sqlite3.Connection, version: int) -> None:
+    """Bring an older catalog up to this program's version, in one transaction (P9)."""
+    if version == SCHEMA_VERSION:
+        return
+    raw.execute("BEGIN IMMEDIATE")
+    try:
+        version = raw.execute("PRAGMA user_version").fetchone()[0]  # somebody may have been faster
+        while version < SCHEMA_VERSION:
+            for statement in MIGRATIONS[version]:
+                raw.execute(statement)
+            version += 1
+        raw.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        raw.execute("COMMIT")
+    except BaseException:
+        raw.execute("ROLLBACK")
+        raise
 
 
 def create_memory() -> sqlite3.Connection:

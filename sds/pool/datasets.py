@@ -26,6 +26,8 @@ _SELECT = select(
     *(_d.id, _d.name, _d.kind, _d.size_bytes, _d.epoch, _d.family, _d.origin_snapshot, family.c.generation),
     *(_d.properties, _d.created_at),
     *(_d[f"ck_{name}"] for name in CHECKPOINT_COLUMNS),
+    *(_d[f"up_{name}"] for name in CHECKPOINT_COLUMNS),
+    _d.journal_lost,
 ).join_from(dataset, family)
 _BY_ID = _SELECT.where(_d.id == bindparam("key"))
 _BY_NAME = _SELECT.where(_d.name == bindparam("key"))
@@ -141,8 +143,9 @@ class DatasetTable(Database):
 
 def to_dataset(row: Sequence[Any]) -> DatasetRow:
     checkpoint = None if row[10] is None else CheckpointRef(*row[10:17])
+    uploaded = None if row[17] is None else CheckpointRef(*row[17:24])
     first, second = tuple(row[:5]), tuple(row[5:8])
-    return DatasetRow(*first, checkpoint, *second, json.loads(row[8]), row[9])  # type: ignore[call-arg]
+    return DatasetRow(*first, checkpoint, *second, json.loads(row[8]), row[9], uploaded, row[24])  # type: ignore[call-arg]
 
 
 def find_dataset(c: Connection, dataset_id: int) -> DatasetRow:
@@ -187,8 +190,9 @@ def _clone_values(c: Connection, origin: SnapshotRow, size_bytes: int) -> dict[s
     if found.root is None:
         raise Busy(f"snapshot {origin.name} is still being written: try again in a moment")
     ref = CheckpointRef(found.root, 0, 0, 0, size_bytes, found.mapped_blocks, 0)
-    return {"family": found.family, "origin_snapshot": origin.id, **checkpoint_values(ref)}
+    values = {"family": found.family, "origin_snapshot": origin.id}
+    return values | checkpoint_values(ref) | checkpoint_values(ref, "up")
 
 
-def checkpoint_values(ref: CheckpointRef) -> dict[str, int]:
-    return {f"ck_{name}": getattr(ref, name) for name in CHECKPOINT_COLUMNS}
+def checkpoint_values(ref: CheckpointRef, which: str = "ck") -> dict[str, int]:
+    return {f"{which}_{name}": getattr(ref, name) for name in CHECKPOINT_COLUMNS}

@@ -6,6 +6,9 @@
     HOME/run/UUID8-D.sock               control socket of the worker that has dataset D open (daemon/control.py)
     HOME/run/mount-HASH.sock            the same worker, found by the directory that it is mounted on
     HOME/run/POOL:DATASET.log           what a worker in the background has to say
+    HOME/owner                          the id of this home, as which it uses pools (pool/owner.py)
+    HOME/run/UUID-owner.lock            held shared by whoever uses the pool with that UUID
+    HOME/local/UUID/                    journal and cache of the object store backend with that UUID
     HOME/run/home.lock                  taken while pools are created, imported, exported, destroyed or grown
 
 Names beginning with a dot under pools/ are pools half made or half removed; nobody opens them.
@@ -13,18 +16,21 @@ Names beginning with a dot under pools/ are pools half made or half removed; nob
 
 import fcntl
 import os
+import re
 import shutil
+import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from sds.core.errors import BackendError, BadInput, Missing
+from sds.core.errors import BackendError, BadInput, Corrupt, Missing
 from sds.core.names import check_name
 
 CATALOG = "catalog.db"
+_OWNER = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,32 @@ class Home:
     def socket_path(self, pool: bytes, dataset_id: int) -> Path:
         return self.run_dir / f"{pool.hex()[:8]}-{dataset_id}.sock"
 
+    def owner_lock_path(self, pool: bytes) -> Path:
+        return self.run_dir / f"{pool.hex()}-owner.lock"
+
+    def owner_id(self) -> str:
+        """32 hex digits, made once: by link, so that whoever reads it finds all of it. Blocks."""
+        path = self.path / "owner"
+        try:
+            if not path.exists():
+                mine = self.path / f".owner-{uuid.uuid4().hex}"
+                mine.write_text(uuid.uuid4().hex)
+                _fsync(mine)
+                with suppress(FileExistsError):
+                    os.link(mine, path)
+                mine.unlink()
+                _fsync(self.path)
+            found = path.read_text().strip()
+        except OSError as error:
+            raise BackendError(f"cannot make or read {path}: {error.strerror}") from error
+        if _OWNER.fullmatch(found) is None:
+            raise Corrupt(f"{path} is damaged: remove it, and import the pools of this home again")
+        return found
+
+    def local_dir(self, backend_uuid: str) -> Path:
+        """Where a backend keeps its journal and cache on this machine; made by the backend."""
+        return self.path / "local" / backend_uuid
+
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
         """Serialises changes to the set of pools and their backends; waits its turn."""
@@ -115,8 +147,8 @@ class Home:
             raise BackendError(f"cannot remove {self.pools_dir / name}: {error.strerror}") from error
 
 
-def _fsync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -21,6 +21,15 @@ class Candidate:
     backend: int
     label: str
     free_bytes: int
+    tier: str = ""
+
+
+def in_tier(candidates: Iterable[Candidate], tier: str, copies: int, size_bytes: int) -> list[Candidate]:
+    """Those of the tier with room, if they are of enough failure domains; else all: where data lies matters less than
+    that it does."""
+    everyone = list(candidates)
+    wanted = [candidate for candidate in everyone if candidate.tier == tier and candidate.free_bytes >= size_bytes]
+    return wanted if len({candidate.label for candidate in wanted}) >= copies else everyone
 
 
 def choose(segment: int, candidates: Iterable[Candidate], copies: int, size_bytes: int) -> tuple[int, ...]:

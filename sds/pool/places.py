@@ -3,7 +3,8 @@ backend shows only files with names of ours; other kinds are asked for their lis
 
   PC1  Nothing is changed here.
   PC2  A directory is taken only if it exists, is writable and is empty (a lone lost+found is fine).
-  PC3  It must not be, contain or lie inside a backend of this or another pool of this home.
+  PC3  It must not be, contain or lie inside a backend of this or another pool of this home; of object stores that goes
+       by endpoint, bucket and prefix.
 """
 
 import os
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
 
+from backends.s3_url import S3Url
 from sds.core.errors import BadInput
 from sds.core.units import shown
 from sds.pool.label import LABEL
@@ -36,6 +38,16 @@ def local_path(url: str) -> Path | None:
     return Path(os.path.realpath(url))
 
 
+def is_remote(url: str) -> bool:
+    """Whether files pass through a journal on this machine on their way there."""
+    return url.startswith("s3:")
+
+
+def tier_of(url: str, tier: str) -> str:
+    """What the property `place` calls a backend: what it was told to be, else `cold` for object stores, else `fast`."""
+    return tier or ("cold" if is_remote(url) else "fast")
+
+
 def check_directory(path: Path) -> None:
     """PC2."""
     if not path.is_dir():
@@ -59,7 +71,8 @@ def check_overlap(url: str, others: Iterable[str]) -> None:
     path = local_path(url)
     for other in others:
         other_path = local_path(other)
-        if url == other or (path is not None and other_path is not None and _overlap(path, other_path)):
+        is_inside = path is not None and other_path is not None and _overlap(path, other_path)
+        if url == other or is_inside or _overlap_in_store(url, other):
             raise BadInput(f"backend {url} overlaps backend {other}: give separate places")
 
 
@@ -70,6 +83,16 @@ def _overlap(one: Path, other: Path) -> bool:
         return os.path.samefile(one, other)
     except OSError:
         return False  # One of them is not there (an unplugged disk): their paths are all we can compare.
+
+
+def _overlap_in_store(one: str, other: str) -> bool:
+    if not (is_remote(one) and is_remote(other)):
+        return False
+    a, b = S3Url.parse(one), S3Url.parse(other)
+    if (a.endpoint_url, a.bucket) != (b.endpoint_url, b.bucket):
+        return False
+    inside, outside = sorted((f"{a.prefix}/".lstrip("/"), f"{b.prefix}/".lstrip("/")), key=len, reverse=True)
+    return inside.startswith(outside)
 
 
 def prune_directory(url: str) -> None:

@@ -1,9 +1,12 @@
 """What the catalog hands out: frozen rows. Ids are integers that are never reused within a pool."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 DatasetKind = Literal["volume", "fs"]
+
+
+MAYBE_LOST, SURELY_LOST = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,9 @@ class BackendRow:
     label: str
     """Failure domain: copies of a segment go to distinct labels."""
     state: str
-    """`online`, or `evacuating`: nothing new is placed there."""
+    """`online`, or `draining`: nothing new is placed there, and what is there moves away."""
+    tier: str = ""
+    """What datasets with the property `place` call it by: `fast`, `cold`, ...; see `tier_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,10 @@ class DatasetRow:
     """
     properties: dict[str, str] = field(default_factory=dict)
     created_at: int = 0
+    uploaded: CheckpointRef | None = None
+    """In pools with object stores: the newest checkpoint that needs nothing of this machine's journal."""
+    journal_lost: int = 0
+    """Imported without the journal that the end of its log may have been in (MAYBE_LOST), or was (SURELY_LOST)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +100,26 @@ class SegmentRow:
     """Ids of the backends that have it."""
     sealed: bool
     size_bytes: int
-    """What it occupies; 0 until it is sealed."""
+    """What it occupies; 0 until it is sealed. Of a segment in a pack, its share: the shares add up to the file."""
     family: int = 0
+    generation: int = 0
+    """How often it was cleaned."""
+    blocks: int = 0
+    """DATA blocks in it, dead or alive; 0: not known."""
+    pack: int = 0
+    """The pack it lies in; 0: it is a file of its own."""
+    base: int = 0
+    """Where in the pack its relocation table is."""
+    verified_at: int = 0
+    """When all copies were last verified, in seconds since 1970; 0: never."""
+
+
+class Sealed(NamedTuple):
+    """What is known of a segment when it is sealed."""
+
+    size_bytes: int
+    blocks: int
+    """DATA blocks; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,10 @@ from sds.pool.rows import SegmentRow
 from sds.pool.schema import family, segment
 
 _g = segment.c
-_SELECT = select(_g.id, _g.dataset, _g.epoch, _g.copies, _g.sealed, _g.size_bytes, _g.family)
+_SELECT = select(
+    *(_g.id, _g.dataset, _g.epoch, _g.copies, _g.sealed, _g.size_bytes, _g.family),
+    *(_g.generation, _g.blocks, _g.pack, _g.base, _g.verified_at),
+)
 _BY_ID = _SELECT.where(_g.id == bindparam("key"))
 _OF_FAMILY = _SELECT.where(_g.family == bindparam("key")).order_by(_g.id)
 _OF_DATASET = _SELECT.where(_g.dataset == bindparam("key"), _g.id >= bindparam("first")).order_by(_g.id)
@@ -50,6 +53,16 @@ class SegmentTable(Database):
         with self._reading() as c:
             return [to_segment(row) for row in c.execute(_ALL)]
 
+    def delete_dead(self, rows: Iterable[SegmentRow], expect: tuple[int, int]) -> None:
+        """As delete_segments, and each row as it was seen: a dead segment's file is the one that is deleted then."""
+        with self._transaction() as c:
+            now = c.execute(select(family.c.generation).where(family.c.id == expect[0])).scalar()
+            if now != expect[1]:
+                raise Busy(f"family {expect[0]} changed since it was marked: mark it again")
+            for row in rows:
+                _delete_seen(c, row)
+            drop_empty_families(c)
+
     def delete_segments(self, ids: Collection[int], expect: tuple[int, int] | None = None) -> None:
         """`expect` = (family, generation) the caller's mark was made at: Busy, and nothing done, if it
         has moved on.
@@ -63,8 +76,16 @@ class SegmentTable(Database):
             drop_empty_families(c)
 
 
+def _delete_seen(c: Connection, row: SegmentRow) -> None:
+    """Busy if it was cleaned, moved or deleted since the caller read it."""
+    seen = join_copies(row.copies)
+    where = (_g.id == row.id, _g.pack == row.pack, _g.generation == row.generation, _g.copies == seen)
+    if c.execute(delete(segment).where(*where)).rowcount != 1:
+        raise Busy(f"segment {row.id:#x} was changed by somebody else meanwhile")
+
+
 def to_segment(row: Sequence[Any]) -> SegmentRow:
-    return SegmentRow(row[0], row[1], row[2], split_copies(row[3]), row[4], row[5], row[6])
+    return SegmentRow(row[0], row[1], row[2], split_copies(row[3]), *row[4:])
 
 
 def delete_rows(c: Connection, ids: Iterable[int]) -> None:

@@ -1,32 +1,36 @@
 """Pools that come and go: export, import from the backends alone, destroy.
 
-TR1  export backs up, then removes the local state; nothing on the backends changes hands. Refused while a
-     dataset is in use.
+TR1  export backs up, says that the pool is idle, then removes the local state. Refused while a dataset is in use. A
+     pool that another home took over is only forgotten.
 TR2  import needs the backends only: newest valid catalog backup on any of them, segments from their
-     listings. It writes nothing on a backend before the local catalog is in place.
-TR3  destroy removes from the backends only files with names of ours: segments, backups, and the label last,
+     listings. It checks what it can, takes the pool over (takeover.py), and only then reads what counts. But for the
+     owner's record it writes nothing on a backend before the local catalog is in place.
+TR3  destroy removes from the backends only files with names of ours: segments, packs, backups, the label last,
      so that a destroy that was cut off can be repeated.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import trio
 
-from backends.base import Backend, Stat
-from sds.core.errors import BadInput, Busy, Corrupt, Exists, Missing
-from sds.core.names import SEGMENT_PREFIX, SegmentName, parse_segment_name
+from backends.base import Backend
+from sds.core.errors import BadInput, Busy, Corrupt, Exists, Fenced, Missing
 from sds.pool.backup import newest_backup
 from sds.pool.catalog import Catalog
 from sds.pool.create import check_shape, known_urls, take_back
 from sds.pool.database import Clock
+from sds.pool.found import find_segments, list_packs, list_segments
 from sds.pool.home import CATALOG, Home
 from sds.pool.label import Label, read_label
 from sds.pool.lease import Holder
+from sds.pool.owner import Identity, check_owner, identity, known_generation, release, remember_generation
 from sds.pool.places import canonical_url, check_overlap
 from sds.pool.pool import Connect, Pool, open_pool
-from sds.pool.rows import BackendRow, SegmentRow
+from sds.pool.rows import BackendRow, PoolRow, SegmentRow
+from sds.pool.state import journalled_segments, packs_in_use
+from sds.pool.takeover import take_over
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +38,34 @@ class Imported:
     pool: Pool
     left_out: list[SegmentRow]
     """Segments on the backends that belong to nothing in the catalog; they are left alone."""
+    told: list[str]
+    """What is damaged, a line each; it is in the events of the pool, too."""
 
 
-async def export_pool(pool: Pool, holder: Holder) -> None:
-    """TR1. The pool is closed."""
+def _say_nothing(line: str) -> None:
+    pass
+
+
+async def export_pool(pool: Pool, holder: Holder) -> Fenced | None:
+    """TR1. The pool is closed. Fenced is not raised but returned: another home has the pool."""
+    lost: Fenced | None = None
     async with pool.home.locked():
         with idle(pool, holder):
-            await pool.backup()
+            try:
+                await pool.check_newest()
+                await pool.backup()
+                await release(pool.name, pool.backends, identity(pool.home), known_generation(pool.catalog))
+            except Fenced as error:
+                lost = error
             await pool.close()
             pool.home.forget(pool.name)
+    return lost
 
 
 async def destroy_pool(pool: Pool, holder: Holder, force: bool = False) -> None:
     """TR3. The pool is closed; refused with datasets unless `force`."""
     async with pool.home.locked():
+        await pool.check_newest()
         names = [row.name for row in pool.catalog.datasets()]
         if names and not force:
             raise Busy(
@@ -55,7 +73,7 @@ async def destroy_pool(pool: Pool, holder: Holder, force: bool = False) -> None:
             )
         with idle(pool, holder):
             for backend in pool.backends.values():
-                for stat, _ in await list_segments(backend):
+                for stat, _ in [*await list_segments(backend), *await list_packs(backend)]:
                     await backend.delete(stat.name)
             await take_back(pool.backends.values())
             await pool.close()
@@ -73,10 +91,25 @@ def idle(pool: Pool, holder: Holder) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What an import does, as far as it can be told before it writes anything."""
+
+    row: PoolRow
+    data: bytes
+    """The newest backup of the catalog."""
+    known: Mapping[str, int]
+    """URL -> backend id."""
+    absent: Sequence[str]
+    """URLs of backends that are not given."""
+    told: Sequence[str]
+
+
 async def import_pool(
-    home: Home, urls: Sequence[str], connect: Connect, clock: Clock, allow_missing: bool = False
-) -> Imported:
-    """TR2."""
+    home: Home, urls: Sequence[str], connect: Connect, clock: Clock, allow_missing: bool = False, force: bool = False,
+    say: Callable[[str], None] = _say_nothing,
+) -> Imported:  # fmt: skip
+    """TR2. `say` gets warnings and progress at once. Busy: another home uses the pool (`force`: even so)."""
     home.ensure()
     async with home.locked():
         canonical = [canonical_url(url) for url in urls]
@@ -87,20 +120,48 @@ async def import_pool(
         connected: dict[str, Backend] = {}
         try:
             for url in canonical:
-                connected[url] = await trio.to_thread.run_sync(connect, url)
-            name, left_out = await _rebuild(home, connected, clock, allow_missing)
+                connected[url] = await trio.to_thread.run_sync(connect, url, None)
+            name, generation, left_out, told = await _take(home, connected, clock, allow_missing, force, say)
         finally:
             with trio.CancelScope(shield=True):
                 for backend in connected.values():
                     await backend.close()
         pool = await open_pool(home, name, connect, allow_missing)
-        await pool.backup()
-    return Imported(pool, left_out)
+        try:
+            await pool.backup()
+            await release(name, pool.backends, identity(home), generation, clock)
+        except BaseException:
+            await pool.close()
+            raise
+    return Imported(pool, left_out, told)
 
 
-async def _rebuild(
-    home: Home, connected: Mapping[str, Backend], clock: Clock, allow_missing: bool
-) -> tuple[str, list[SegmentRow]]:
+async def _take(
+    home: Home, connected: Mapping[str, Backend], clock: Clock, allow_missing: bool, force: bool,
+    say: Callable[[str], None],
+) -> tuple[str, int, list[SegmentRow], list[str]]:  # fmt: skip
+    """Name, generation, what was left out, and what is to be told."""
+    labels = await _labels(connected)
+    plan = await _plan(home, connected, labels, clock, allow_missing)
+    if plan.absent:
+        say(
+            f"WARNING: pool {plan.row.name} is taken over without {', '.join(plan.absent)}: see to it that no other"
+            " machine that has it is still running"
+        )
+    me = identity(home)
+    ordered = [connected[url] for url in sorted(connected, key=lambda url: labels[url].backend)]
+    generation = await take_over(plan.row.name, ordered, me, force, say, clock)
+    try:
+        plan = await _plan(home, connected, labels, clock, allow_missing)  # whoever had it may have gone on until now
+        left_out, told = await _rebuild(home, connected, plan, me, generation, clock)
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await release(plan.row.name, dict(enumerate(ordered)), me, generation, clock)
+        raise
+    return plan.row.name, generation, left_out, told
+
+
+async def _labels(connected: Mapping[str, Backend]) -> dict[str, Label]:
     if not connected:
         raise BadInput("name the backends of the pool to import")
     labels = {url: await read_label(backend) for url, backend in connected.items()}
@@ -110,39 +171,61 @@ async def _rebuild(
             raise BadInput(
                 f"backend {url} belongs to pool {label.name}, not to {first.name}: import one at a time"
             )
-    data = await newest_backup(list(connected.values()))
+    return labels
+
+
+async def _plan(
+    home: Home, connected: Mapping[str, Backend], labels: Mapping[str, Label], clock: Clock, allow_missing: bool
+) -> _Plan:
+    data, told = await newest_backup(list(connected.values()))
+    first = next(iter(labels.values()))
     scratch = Catalog.import_state(data, None, clock)
-    row = scratch.pool()
-    scratch.close()
-    if row.uuid.hex() != first.pool:
-        raise Corrupt(f"catalog backup of pool {row.name} on backends of pool {first.name}: remove it there")
-    if home.has_pool(row.name):
-        raise Exists(f"a pool {row.name} exists in {home.path}: export that one first")
-    directory = home.new_pool_dir(row.name)
     try:
-        catalog = Catalog.import_state(data, directory / CATALOG, clock)
+        row = scratch.pool()
+        if row.uuid.hex() != first.pool:
+            raise Corrupt(f"catalog backup of pool {row.name} on backends of pool {first.name}: remove it there")
+        if home.has_pool(row.name):
+            raise Exists(f"a pool {row.name} exists in {home.path}: export that one first")
+        check_shape(len(scratch.backends()), row.copies, row.segment_size)
+        known, absent = _match(scratch.backends(), labels, allow_missing)
+    finally:
+        scratch.close()
+    return _Plan(row, data, known, absent, told)
+
+
+async def _rebuild(
+    home: Home, connected: Mapping[str, Backend], plan: _Plan, me: Identity, generation: int, clock: Clock
+) -> tuple[list[SegmentRow], list[str]]:
+    directory = home.new_pool_dir(plan.row.name)
+    try:
+        catalog = Catalog.import_state(plan.data, directory / CATALOG, clock)
         try:
-            check_shape(len(catalog.backends()), row.copies, row.segment_size)
-            known = _match(catalog, labels, allow_missing)
-            found = await _find_segments(
-                {known[url]: backend for url, backend in connected.items()}, row.segment_size
-            )
-            left_out = catalog.register_found(found)
+            catalog.move_backends({backend_id: url for url, backend_id in plan.known.items()})
+            backends = {plan.known[url]: backend for url, backend in connected.items()}
+            found = await find_segments(backends, plan.row)
+            left_out = catalog.register_found(found.rows, journalled_segments(plan.data), packs_in_use(plan.data))
+            told = [*plan.told, *found.told]
+            for line in told:
+                catalog.add_event("import", line)
             catalog.add_event(
                 "import", f"imported from {', '.join(connected)}; {len(left_out)} segments left out"
             )
+            remember_generation(catalog, generation)
         finally:
             catalog.close()
-        home.install(directory, row.name)
+        await check_owner(plan.row.name, backends, me, generation)
+        home.install(directory, plan.row.name)
     except BaseException:
         home.discard(directory)
         raise
-    return row.name, left_out
+    return left_out, told
 
 
-def _match(catalog: Catalog, labels: Mapping[str, Label], allow_missing: bool) -> dict[str, int]:
-    """URL -> backend id, by the UUID in the label; a backend may have moved to another URL."""
-    rows: dict[str, BackendRow] = {row.uuid: row for row in catalog.backends()}
+def _match(
+    backends: Sequence[BackendRow], labels: Mapping[str, Label], allow_missing: bool
+) -> tuple[dict[str, int], list[str]]:
+    """URL -> backend id, by the UUID in the label, for a backend may have moved; and the URLs that are not given."""
+    rows = {row.uuid: row for row in backends}
     known: dict[str, int] = {}
     for url, label in labels.items():
         if label.backend not in rows:
@@ -157,37 +240,4 @@ def _match(catalog: Catalog, labels: Mapping[str, Label], allow_missing: bool) -
     absent = [row.url for row in rows.values() if row.id not in known.values()]
     if absent and not allow_missing:
         raise Missing(f"pool import needs all backends, not given: {', '.join(absent)}")
-    catalog.move_backends({backend_id: url for url, backend_id in known.items()})
-    return known
-
-
-async def _find_segments(backends: Mapping[int, Backend], segment_size: int) -> list[SegmentRow]:
-    """One row per segment and epoch. A file shorter than a segment was sealed: open ones have their full
-    size.
-
-    A sealed segment may be full, too: recovery looks for the footer before it believes that one is open.
-    """
-    copies: dict[SegmentName, list[tuple[int, int]]] = {}
-    for backend_id, backend in backends.items():
-        for stat, name in await list_segments(backend):
-            copies.setdefault(name, []).append((backend_id, stat.size_bytes))
-    rows = []
-    for name, places in copies.items():
-        size_bytes = min(size for _, size in places)
-        ids = tuple(backend_id for backend_id, _ in places)
-        sealed = size_bytes < segment_size
-        rows.append(
-            SegmentRow(name.segment, name.dataset, name.epoch, ids, sealed, size_bytes if sealed else 0)
-        )
-    return rows
-
-
-async def list_segments(backend: Backend) -> list[tuple[Stat, SegmentName]]:
-    """What is named like a segment; other files are none of ours."""
-    found = []
-    for stat in await backend.list(SEGMENT_PREFIX):
-        try:
-            found.append((stat, parse_segment_name(stat.name)))
-        except BadInput:
-            continue
-    return found
+    return known, absent

@@ -9,14 +9,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import LargeBinary, String, Table
+from sqlalchemy import Boolean, LargeBinary, String, Table
 
 from sds.core.address import SEGMENT_ID_MAX
 from sds.core.errors import BadInput, Corrupt
 from sds.core.names import DATASET_ID_MAX, EPOCH_MAX, check_name
 from sds.core.units import SIZE_MAX
 from sds.pool.rows import DatasetKind
-from sds.pool.schema import COUNTERS, U64, metadata
+from sds.pool.schema import BACKEND_STATES, COUNTERS, U64, metadata
 
 TEXT_MAX = 1 << 16
 Rows = list[dict[str, Any]]
@@ -29,6 +29,9 @@ _LIMITS |= {
     "ck_size_bytes": SIZE_MAX,
     "ck_segment": SEGMENT_ID_MAX,
     "ck_offset": 32 << 20,
+    "up_size_bytes": SIZE_MAX,
+    "up_segment": SEGMENT_ID_MAX,
+    "up_offset": 32 << 20,
 }
 
 
@@ -46,6 +49,8 @@ def check_tables(tables: dict[str, Rows]) -> None:
     for row in tables["snapshot"]:
         _name("snapshot", row["name"])
     for row in tables["backend"]:
+        _require(row["state"] in BACKEND_STATES, f"backend {row['id']} is in no state that we know")
+    for row in tables["backend"]:
         _require(_UUID.fullmatch(row["uuid"]) is not None, f"backend {row['id']} has a bad uuid")
 
 
@@ -56,6 +61,8 @@ def _check_columns(table: Table, row: dict[str, Any]) -> None:
             _require(bool(column.nullable), f"{where} is missing")
         elif isinstance(column.type, LargeBinary):
             row[column.name] = _bytes(value, where)
+        elif isinstance(column.type, Boolean):
+            _require(isinstance(value, bool), f"{where} is neither true nor false")
         elif isinstance(column.type, String):
             _require(
                 isinstance(value, str) and len(value) <= TEXT_MAX, f"{where} is not a text of bounded length"
@@ -107,7 +114,8 @@ def _check_counters(tables: dict[str, Rows]) -> None:
     used = [("backend", row["id"]) for row in tables["backend"]]
     used += [("dataset", row["dataset"]) for row in tables["member"]]
     used += [("snapshot", row["id"]) for row in tables["snapshot"]]
-    used += [("segment", row["ck_segment"]) for row in tables["dataset"] if row["ck_segment"] is not None]
+    for place in ("ck_segment", "up_segment"):
+        used += [("segment", row[place]) for row in tables["dataset"] if row[place] is not None]
     for kind, used_id in used:
         _require(used_id <= counters[kind], f"{kind} {used_id} is beyond the counter")
 
@@ -116,8 +124,9 @@ def _check_dataset(row: dict[str, Any]) -> None:
     where = f"dataset {row['id']}"
     _name("dataset", row["name"])
     _require(row["kind"] in _KINDS, f"{where} is of unknown kind")
-    checkpoint = [row[name] is None for name in row if name.startswith("ck_")]
-    _require(len(set(checkpoint)) == 1, f"{where} has half a checkpoint")
+    for which in ("ck_", "up_"):
+        checkpoint = [row[name] is None for name in row if name.startswith(which)]
+        _require(len(set(checkpoint)) == 1, f"{where} has half a checkpoint")
     try:
         properties = json.loads(row["properties"])
     except (ValueError, RecursionError) as error:

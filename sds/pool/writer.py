@@ -19,19 +19,25 @@ from sds.core.errors import Fenced, Missing, NoSpace
 from sds.core.names import EPOCH_MAX, check_name
 from sds.pool.database import Database
 from sds.pool.datasets import CHECKPOINT_COLUMNS, bump, checkpoint_values, find_dataset, next_id
-from sds.pool.rows import CheckpointRef, SnapshotRow
+from sds.pool.rows import CheckpointRef, Sealed, SnapshotRow
 from sds.pool.schema import dataset, segment, snapshot
 from sds.pool.segments import delete_rows, join_copies
 from sds.pool.snapshots import check_snapshot_free
 
 _NOTHING: Mapping[int, int] = MappingProxyType({})
+_NOT_SEALED: Mapping[int, Sealed] = MappingProxyType({})
 _d, _g, _s = dataset.c, segment.c, snapshot.c
 _HELD = select(_d.epoch, _d.name, _d.family).where(_d.id == bindparam("key"))
 _PUBLISH = (
     update(dataset)
     .where(_d.id == bindparam("key"))
     .values({f"ck_{name}": bindparam(f"ck_{name}") for name in CHECKPOINT_COLUMNS})
-    .values(size_bytes=bindparam("ck_size_bytes"))
+    .values(size_bytes=bindparam("ck_size_bytes"), journal_lost=0)
+)
+_UPLOADED = (
+    update(dataset)
+    .where(_d.id == bindparam("key"))
+    .values({f"up_{name}": bindparam(f"up_{name}") for name in CHECKPOINT_COLUMNS})
 )
 _ROOT = (
     update(snapshot)
@@ -41,7 +47,7 @@ _ROOT = (
 _SEAL = (
     update(segment)
     .where(_g.id == bindparam("key"), _g.dataset == bindparam("owner"))
-    .values(sealed=True, size_bytes=bindparam("bytes"))
+    .values(sealed=True, size_bytes=bindparam("bytes"), blocks=bindparam("data_blocks"))
 )
 _COPIES = (
     update(segment)
@@ -93,10 +99,12 @@ class WriterTable(Database):
             keys = {"key": segment_id, "owner": dataset_id}
             _expect_one(c.execute(_COPIES, keys | {"where": join_copies(copies)}).rowcount, segment_id)
 
-    def seal_segment(self, dataset_id: int, epoch: int, segment_id: int, size_bytes: int) -> None:
+    def seal_segment(
+        self, dataset_id: int, epoch: int, segment_id: int, size_bytes: int, blocks: int = 0
+    ) -> None:
         with self._transaction() as c:
             _held(c, dataset_id, epoch)
-            keys = {"key": segment_id, "owner": dataset_id, "bytes": size_bytes}
+            keys = {"key": segment_id, "owner": dataset_id, "bytes": size_bytes, "data_blocks": blocks}
             _expect_one(c.execute(_SEAL, keys).rowcount, segment_id)
 
     def publish(
@@ -106,13 +114,13 @@ class WriterTable(Database):
         checkpoint: CheckpointRef,
         snapshot_roots: Mapping[int, int] = _NOTHING,
         forget: Collection[int] = (),
-        sealed: Mapping[int, int] = _NOTHING,
+        sealed: Mapping[int, Sealed] = _NOT_SEALED,
         snapshot_mapped: Mapping[int, int] = _NOTHING,
     ) -> None:
         """W3. The dataset's size becomes the checkpoint's.
 
         `snapshot_roots`: snapshot id -> root; those destroyed meanwhile are skipped. `forget`: segments
-        whose rows go. `sealed`: segment id -> size in bytes. `snapshot_mapped`: snapshot id -> mapped
+        whose rows go. `sealed`: segment id -> what is known of it. `snapshot_mapped`: snapshot id -> mapped
         blocks, if not the checkpoint's.
         """
         with self._transaction() as c:
@@ -130,8 +138,18 @@ class WriterTable(Database):
             if roots:
                 c.execute(_ROOT, roots)
             if sealed:
-                c.execute(_SEAL, [{"key": k, "owner": dataset_id, "bytes": n} for k, n in sealed.items()])
+                values = [
+                    {"key": key, "owner": dataset_id, "bytes": size, "data_blocks": blocks}
+                    for key, (size, blocks) in sealed.items()
+                ]
+                c.execute(_SEAL, values)
             delete_rows(c, forget)
+
+    def set_uploaded(self, dataset_id: int, epoch: int, checkpoint: CheckpointRef) -> None:
+        """All that this checkpoint, published before, refers to is where it stays: it needs no journal any more."""
+        with self._transaction() as c:
+            _held(c, dataset_id, epoch)
+            c.execute(_UPLOADED, {"key": dataset_id, **checkpoint_values(checkpoint, "up")})
 
     def add_snapshot(
         self, dataset_id: int, epoch: int, snapshot_id: int, name: str, sequence: int, size_bytes: int

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sds.pool import owner
 from tests.cli.command import Command
 
 
@@ -15,6 +16,14 @@ def build(root: Path) -> Command:
         (root / name).mkdir()
     command("pool", "create", "tank", root / "a", root / "b", "--segment-size", "1M")
     return command
+
+
+@pytest.fixture(autouse=True)
+def _short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports of pools that a killed worker had open need not wait half a minute (in this process)."""
+    monkeypatch.setattr(owner, "LEASE_S", 1.2)
+    monkeypatch.setattr(owner, "CONFIRM_S", 1.0)
+    monkeypatch.setattr(owner, "BEAT_S", 0.2)
 
 
 @pytest.fixture

@@ -106,7 +106,14 @@ def test_renamed_things_are_found_under_their_new_names(cli: Command, disk: Disk
 
 
 def test_properties_are_kept_and_told(cli: Command, disk: Disk) -> None:
-    assert cli.json("get", "tank/vm") == {"compress": "lz4"}
+    defaults: dict[str, object] = {"compress": "lz4", "copies": None, "place": [], "flush": "journal"}
+    assert cli.json("get", "tank/vm") == defaults
+    cli("set", "tank/vm", "place=fast,cold", "copies=1", "flush=backend")
+    assert cli.json("get", "tank/vm") == defaults | {"copies": 1, "place": ["fast", "cold"], "flush": "backend"}
+    cli("set", "tank/vm", "place=any", "copies=pool", "flush=journal")
+    assert cli.json("get", "tank/vm") == defaults
+    for wrong in ("copies=0", "copies=17", "copies=x", "place=a,a", "flush=never"):
+        assert wrong.partition("=")[0] in cli.refused("set", "tank/vm", wrong)
     cli("set", "tank/vm", "compress=zstd")
     assert cli.json("get", "tank/vm", "compress") == {"compress": "zstd"}
     disk.write(0, b"compressible" * 4096)

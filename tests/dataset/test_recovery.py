@@ -119,10 +119,12 @@ def test_a_foreign_segment_in_the_place_of_a_log_segment_is_an_error() -> None:
     world = World(Shape(), [script.world.disks[0].kill_state()], script.world.kill().catalog, {})
     files = world.disks[0]._names
     rows = world.catalog.all_segments()
-    for row in rows[1:]:
+    first, *others = [files[segment_name(row.dataset, row.id, row.epoch)] for row in rows]
+    for file, row in zip(others, rows[1:], strict=True):
         head = SegmentHead(row.size_bytes, UUID, rows[0].id, row.dataset, row.epoch, 0, 1)
-        name = segment_name(row.dataset, row.id, row.epoch)
-        files[name].live.write([(0, encode_head(head).ljust(BLOCK, b"\0"))])
+        file.live.write([(0, encode_head(head).ljust(BLOCK, b"\0"))])
+    strange = SegmentHead(rows[1].size_bytes, UUID, rows[1].id, rows[1].dataset, rows[1].epoch, 0, 1)
+    first.live.write([(0, encode_head(strange).ljust(BLOCK, b"\0"))])
     ref = world.catalog.dataset("v").checkpoint
     assert ref is not None
 

@@ -7,12 +7,15 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 
+from backends.device_format import Entry, encode_entry, encode_superblock, layout
+from sds.core import pack
 from sds.core.address import pack_address
 from sds.core.checkpoint_record import CheckpointRecord, Kind, SnapshotRecord, encode_checkpoint
 from sds.core.frame import BLOCKS, DATA, HEADER_SIZE, RAW, TXN, ZERO, pool_key
 from sds.core.keys import map_key
-from sds.core.names import segment_name
+from sds.core.names import pack_name, segment_name
 from sds.core.node import Node, encode_node
+from sds.core.pack import MemberHead, PackBuilder, PackHead, decode_index, decode_pack_trailer
 from sds.core.page import PAGE_BLOCKS, encode_page, inline_value, new_page, outside_value
 from sds.core.segment import HEAD_SIZE, TRAILER_SIZE
 from sds.core.txn import Delete, Drop, Operation, Put, Resize, Rollback, Snapshot, Unmap, encode_txn
@@ -32,6 +35,7 @@ from sds.filesystem.inodes import (
 from sds.log.open_segment import OpenSegment
 from sds.log.stage import FileStage
 from sds.pool.label import Label, encode_label
+from sds.pool.owner import IN_USE, OwnerRecord, encode_owner
 
 POOL = bytes(range(16))
 SEGMENT_SIZE = 64 << 10
@@ -69,6 +73,10 @@ ACL = (
 )  # fmt: skip
 LEAF = Node(0, [map_key(1, 0), map_key(1, 5)], [b"\0\1", b"\0\2\3"])
 INNER = Node(1, [map_key(1, 0), map_key(1, 900)], children=[pack_address(7, 128), pack_address(7, 4096)])
+FAMILY, PACK = 3, 9
+DEVICE = layout(64 << 20, bytes(range(16, 32)))
+DEVICE_ENTRY = Entry(3, 5, segment_name(DATASET, SEGMENT, EPOCH), SEGMENT_SIZE, ((2, 1),))
+OWNER = OwnerRecord(bytes(range(32, 48)).hex(), "node-1", 2, 17, IN_USE, 1_700_000_000)
 LABEL = Label(POOL.hex(), "tank", bytes(range(16, 32)).hex(), 1_700_000_000)
 
 
@@ -86,6 +94,35 @@ def example_segment() -> OpenSegment:
     segment.pad(103, 99)
     segment.seal(104, 103)
     return segment
+
+
+def example_pack() -> bytes:
+    """Two frames of the example segment, the later one first."""
+    segment = example_segment()
+    members = [MemberHead(SEGMENT, DATASET, EPOCH, 1)]
+    builder = PackBuilder(PackHead(POOL, FAMILY, PACK), members, memoryview(bytearray(SEGMENT_SIZE)))
+    for offset in (320, 128):
+        builder.add(SEGMENT, offset, segment.view[offset:])
+    return bytes(builder.finish().data)
+
+
+def of_a_pack(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Its parts without the frames."""
+    trailer = decode_pack_trailer(data[-pack.TRAILER_SIZE:], len(data))
+    index = data[trailer.index_offset : trailer.index_offset + trailer.index_bytes]
+    entry = decode_index(index, trailer, pool_key(POOL))[0]
+    yield "pack-head", data[:pack.HEAD_SIZE]
+    yield "pack-table", data[entry.base : entry.base + entry.table_bytes]
+    yield "pack-index", index
+    yield "pack-trailer", data[-pack.TRAILER_SIZE:]
+
+
+def of_a_device() -> Iterator[tuple[str, bytes]]:
+    for name, sector, end in (
+        ("device-superblock", encode_superblock(DEVICE), 40), ("device-entry", encode_entry(DEVICE, DEVICE_ENTRY), 152),
+    ):  # fmt: skip
+        assert not any(sector[end:504])
+        yield name, sector[:end] + sector[504:]
 
 
 def runs_page() -> "array[int]":
@@ -167,10 +204,14 @@ def examples(stage: FileStage) -> Iterator[tuple[str, bytes]]:
     yield "value-outside", outside_value(pack_address(7, 8192), 100)
     yield from of_a_filesystem()
     yield "stage-header", stage_header(stage)
+    yield from of_a_pack(example_pack())
+    yield from of_a_device()
 
 
 def texts() -> Iterator[tuple[str, str]]:
     yield "segment-name", segment_name(DATASET, SEGMENT, EPOCH)
+    yield "pack-name", pack_name(FAMILY, PACK)
+    yield "owner", encode_owner(OWNER).decode().rstrip("\n")
     yield "label", encode_label(LABEL).decode().rstrip("\n")
 
 

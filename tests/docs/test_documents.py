@@ -65,9 +65,26 @@ def commands() -> Iterator[list[str]]:
         text = document.read_text()
         fences = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
         for line in [*fences.splitlines(), *re.findall(r"^    (\S.*)$", text, re.MULTILINE)]:
-            for part in re.split(r"&&|[&;|(]", line.partition(" #")[0]):
-                if re.match(r"\s*(\S*/bin/)?sds ", part) and "[" not in part:
-                    yield shlex.split(part)[1:]
+            if re.search(r"(^|[\s/(])sds ", line):
+                for words in simple_commands(line.partition(" #")[0]):
+                    called = [at for at, word in enumerate(words) if word.endswith("/bin/sds")]
+                    called += [0] if words[:1] == ["sds"] else []
+                    if called and not any("[" in word for word in words):
+                        yield words[called[0] + 1 :]
+
+
+def simple_commands(line: str) -> Iterator[list[str]]:
+    """Between the operators of the shell that are not quoted."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="();|&")
+    lexer.whitespace_split, lexer.commenters = True, ""
+    words: list[str] = []
+    for word in lexer:
+        if set(word) <= set("();|&"):
+            yield words
+            words = []
+        else:
+            words.append(word)
+    yield words
 
 
 def test_every_example_of_a_command_is_one_that_the_command_line_takes() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import lz4.block
 import pytest
 
+from backends import device_format
+from backends.device_format import decode_entry, decode_superblock
 from sds.core import frame, keys, names, page, txn
 from sds.core.address import block_of, offset_of, pack_address, segment_of
 from sds.core.checkpoint_record import decode_checkpoint
@@ -26,13 +28,17 @@ from sds.filesystem.inodes import SEED_KEY, load_chunks, load_counters, symlink_
 from sds.log.codec import decompress
 from sds.log.stage import FileStage
 from sds.pool.label import decode_label
+from sds.pool.owner import decode_owner
 from sds.pool.schema import metadata
 from sds.pool.state import TABLES
 from tests.docs import golden
 from tests.filesystem.engine import Engine
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/format.md").read_text()
-LAYOUTS = ("HEAD", "TRAILER", "HEADER", "_HEAD", "_SNAPSHOT", "_VALUE")
+LAYOUTS = (
+    "HEAD", "TRAILER", "HEADER", "_HEAD", "_SNAPSHOT", "_VALUE", "PACK_HEAD", "TABLE", "ENTRY", "INDEX_ENTRY",
+    "PACK_TRAILER",
+)  # fmt: skip
 KEY_HEADS = (("sds.core.keys", "_HEAD"), ("sds.filesystem.inodes", "_HEAD"))
 SIZES = {"B": 1, "H": 2, "I": 4, "Q": 8, "q": 8}
 
@@ -66,6 +72,19 @@ def field_sizes(layout: struct.Struct) -> Iterator[int]:
             yield int(count)
         else:
             yield from [SIZES[code]] * int(count or 1)
+
+
+def coded_sizes(layout: struct.Struct) -> list[tuple[str, int]]:
+    """Of each field, and of what is between fields (x)."""
+    found: list[tuple[str, int]] = []
+    for count, code in re.findall(r"(\d*)([A-Za-z])", layout.format):
+        found += [(code, int(count))] if code in "sx" else [(code, SIZES[code])] * int(count or 1)
+    return found
+
+
+def coded_offsets(layout: struct.Struct) -> list[tuple[str, int]]:
+    sizes = coded_sizes(layout)
+    return [(code, sum(size for _, size in sizes[:index])) for index, (code, _) in enumerate(sizes)]
 
 
 def layout_tables() -> dict[str, list[list[str]]]:
@@ -126,6 +145,32 @@ def test_the_code_reads_every_other_example() -> None:
     assert keys.map_page_index(GOLDEN["key-map"]) == 5
     assert decode_label(blocks("golden-text")["label"].encode(), "/disk") == golden.LABEL
     assert names.parse_segment_name(blocks("golden-text")["segment-name"]).epoch == golden.EPOCH
+    assert names.parse_pack_name(blocks("golden-text")["pack-name"]) == names.PackName(golden.FAMILY, golden.PACK)
+    assert decode_owner(blocks("golden-text")["owner"].encode(), "/disk") == golden.OWNER
+
+
+def test_the_code_reads_the_examples_of_a_raw_device() -> None:
+    superblock, entry = (
+        data[:-8].ljust(504, b"\0") + data[-8:] for data in (GOLDEN["device-superblock"], GOLDEN["device-entry"])
+    )
+    assert decode_superblock(superblock) == golden.DEVICE
+    assert decode_entry(golden.DEVICE, golden.DEVICE_ENTRY.slot, entry) == golden.DEVICE_ENTRY
+
+
+def test_tables_of_a_raw_device_are_those_of_its_structs() -> None:
+    tables = {
+        "superblock": device_format._SUPERBLOCK, "entry": device_format._ENTRY, "generation": device_format._GENERATION,
+    }  # fmt: skip
+    for name, layout in tables.items():
+        offset = 0
+        found = rows(f"{name}: off | size | meaning")
+        sizes = [size for code, size in coded_sizes(layout) if code != "x"]
+        offsets = [at for code, at in coded_offsets(layout) if code != "x"]
+        for row, at, size in zip(found[: len(sizes)], offsets, sizes, strict=True):
+            assert (int(row[0]), int(row[1])) == (at, size), f"{name}: {row}"
+            offset = at + size
+        if len(found) > len(sizes):
+            assert int(found[-1][0]) == offset, f"{name}: {found[-1]}"
 
 
 def test_the_code_reads_every_example_of_a_filesystem() -> None:
@@ -179,7 +224,7 @@ def test_a_filesystem_has_items_of_the_kinds_in_the_document_and_no_others() -> 
 def test_layouts_are_those_of_the_structs() -> None:
     tables = layout_tables()
     structs = {path: named(path) for path in tables}
-    assert len(tables) == 8
+    assert len(tables) == 13
     for path, layout in structs.items():
         offset = 0
         for row, size in zip(tables[path], field_sizes(layout), strict=True):
@@ -240,7 +285,7 @@ def test_codecs_that_others_define_are_read_as_stated() -> None:
 def test_columns_of_the_catalog_are_those_of_the_schema() -> None:
     table = {row[0].strip("`"): re.findall(r"`(\w+)`", row[2]) for row in rows("table | one row per | columns")}
     assert table == {name: [column.name for column in it.columns] for name, it in metadata.tables.items()}
-    assert {it.name for it in TABLES} == set(table) - {"segment"}
+    assert {it.name for it in TABLES} == set(table) - {"segment", "progress"}
 
 
 def test_limits_are_those_of_the_code() -> None:

@@ -98,7 +98,7 @@ def in_world(work: Callable[[World], Awaitable[None]], capacity_bytes: int = 1 <
     async def body() -> None:
         backend = RecordingBackend(capacity_bytes)
 
-        def connect(url: str) -> Backend:
+        def connect(url: str, local: Path | None) -> Backend:
             return backend
 
         with tempfile.TemporaryDirectory() as directory:

@@ -28,7 +28,7 @@ def clock() -> float:
     return 1000.0
 
 
-def connect(url: str) -> Backend:
+def connect(url: str, local: Path | None) -> Backend:
     return DirectoryBackend(url)
 
 
@@ -142,7 +142,7 @@ def test_a_directory_without_write_permission_is_refused(house: House) -> None:
 
 @pytest.mark.parametrize("refuse", [LABEL, "catalog/"])
 def test_a_creation_that_fails_half_way_leaves_nothing_behind(house: House, refuse: str) -> None:
-    def breaking(url: str) -> Backend:
+    def breaking(url: str, local: Path | None) -> Backend:
         backend = BrokenBackend(url)
         backend.refuse = refuse if url == house.urls[1] else "never"
         return backend
@@ -187,7 +187,10 @@ def test_a_foreign_or_swapped_backend_is_corrupt(house: House) -> None:
         for junk in (b"", b"{}", b"[1]", b"\xff", keep.replace(b'"format": 1', b'"format": 9'), b"x" * 9000):
             a.write_bytes(junk)
             with pytest.raises(Corrupt, match="disk0"):
-                await open_pool(house.home, "tank", connect, allow_missing=True)
+                await open_pool(house.home, "tank", connect)
+            pool = await open_pool(house.home, "tank", connect, allow_missing=True)  # damaged is as good as away
+            assert list(pool.missing) == [1] and "disk0" in pool.missing[1]
+            await pool.close()
 
     run(work)
 

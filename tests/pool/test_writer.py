@@ -11,7 +11,7 @@ import pytest
 
 from sds.core.errors import Fenced, Missing
 from sds.pool.catalog import MEMORY_POOL, Catalog
-from sds.pool.rows import CheckpointRef
+from sds.pool.rows import CheckpointRef, Sealed
 
 CHECKPOINT = CheckpointRef(64, 5, 1, 4096, 1 << 30, 1, 4096)
 
@@ -28,7 +28,7 @@ def test_every_call_of_a_fenced_worker_raises_and_changes_nothing() -> None:
         lambda: catalog.allocate_segment(row.id, old, (1,)),
         lambda: catalog.set_segment_copies(row.id, old, segment, (2,)),
         lambda: catalog.seal_segment(row.id, old, segment, 4096),
-        lambda: catalog.publish(row.id, old, CHECKPOINT, {1: 64}, [segment], {segment: 4096}),
+        lambda: catalog.publish(row.id, old, CHECKPOINT, {1: 64}, [segment], {segment: Sealed(4096, 1)}),
         lambda: catalog.add_snapshot(row.id, old, 99, "s2", 1, 1),
         lambda: catalog.rolled_back(row.id, old),
         lambda: catalog.publish(row.id, new + 1, CHECKPOINT),
@@ -59,7 +59,7 @@ def test_publish_sets_all_of_it_at_once() -> None:
     one, two = (
         catalog.add_snapshot(row.id, epoch, catalog.reserve_snapshot_id(), n, 1, 1) for n in ("a", "b")
     )
-    catalog.publish(row.id, epoch, CHECKPOINT, {one.id: 96, 12345: 1}, [drop], {keep: 8192}, {one.id: 77})
+    catalog.publish(row.id, epoch, CHECKPOINT, {one.id: 96, 12345: 1}, [drop], {keep: Sealed(8192, 2)}, {one.id: 77})
 
     assert catalog.dataset("vm1").checkpoint == CHECKPOINT
     assert (catalog.snapshot(row.id, "a").root, catalog.snapshot(row.id, "a").mapped_blocks) == (96, 77)
@@ -84,14 +84,14 @@ WORKER = """
 import sys
 from pathlib import Path
 from sds.pool.catalog import Catalog
-from sds.pool.rows import CheckpointRef
+from sds.pool.rows import CheckpointRef, Sealed
 catalog = Catalog.open(Path(sys.argv[1]))
 row = catalog.dataset("vm1")
 epoch = catalog.acquire(row.id, "victim")
 previous = ()
 for n in range(1, 1 << 30):
     segment = catalog.allocate_segment(row.id, epoch, (1,))
-    catalog.publish(row.id, epoch, CheckpointRef(n, n, segment, 0, n, n, n), {}, previous, {segment: n})
+    catalog.publish(row.id, epoch, CheckpointRef(n, n, segment, 0, n, n, n), {}, previous, {segment: Sealed(n, 1)})
     previous = (segment,)
     print(n, flush=True)
 """

@@ -49,6 +49,8 @@ class Shape:
     capacity_bytes: int | None = None
     latency: int = 1
     sync_failure: SyncFailure = "drop"
+    stores: int = 0
+    """Object stores, behind the disks (sds.tests.sim.store_world)."""
 
 
 class SimPool(Pool):
@@ -78,7 +80,7 @@ class World:
     @classmethod
     def new(cls, shape: Shape, seed: int = 0) -> "World":
         row = PoolRow(uuid=UUID, name="sim", segment_size=shape.segment_size, copies=shape.copies)
-        catalog = Catalog.in_memory(row, _no_time)
+        catalog = Catalog.in_memory(row, no_time)
         disks = []
         for number in range(shape.disks):
             url = f"sim:{number}"
@@ -148,7 +150,7 @@ class World:
             ]
             if number > 1 and len(disks) > 1:
                 disks = [states[rng.randrange(len(states))].kill_state() for states in per_disk]
-            yield World(self.shape, disks, Catalog.deserialize(image, _no_time), {})
+            yield World(self.shape, disks, Catalog.deserialize(image, no_time), {})
 
     def copy(self) -> "World":
         return self.kill()
@@ -163,7 +165,7 @@ class World:
         return hash(tuple(parts))
 
     def _catalog_copy(self) -> Catalog:
-        return Catalog.deserialize(self.catalog.serialize(), _no_time)
+        return Catalog.deserialize(self.catalog.serialize(), no_time)
 
     def close(self) -> None:
         self.catalog.close()
@@ -178,5 +180,5 @@ class World:
             self.watch(event)
 
 
-def _no_time() -> float:
+def no_time() -> float:
     return 0.0
