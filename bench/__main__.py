@@ -4,6 +4,11 @@ import argparse
 from pathlib import Path
 
 from bench.amplification import bench_amplification
+from bench.clean import AIMS, bench_clean
+from bench.clean import Plan as CleanPlan
+from bench.cleaning_policy import bench_policy
+from bench.copies import Plan as CopiesPlan
+from bench.copies import bench_copies
 from bench.fio import SIX_JOBS
 from bench.fs_snapshot import bench_fs_snapshot
 from bench.fuse import DEFAULT, bench_fuse, jobs_named
@@ -11,7 +16,11 @@ from bench.fuse import Plan as FusePlan
 from bench.fuse_jobs import JOBS
 from bench.nbd import Plan, bench_nbd, cases
 from bench.reopen import bench_open
+from bench.s3 import SERVERS, bench_s3
+from bench.s3 import Plan as S3Plan
 from bench.scan import bench_scan
+from bench.scrubbing import Plan as ScrubPlan
+from bench.scrubbing import bench_scrub
 from bench.snapshot import bench_snapshot
 from bench.trim import bench_trim
 from bench.world import can_drop_caches
@@ -56,7 +65,33 @@ def parser() -> argparse.ArgumentParser:
     trim = verbs.add_parser("trim", parents=[common], help="whole-device TRIM")
     trim.add_argument("--size", default="2T")
     trim.add_argument("--rounds", type=int, default=3)
+    policy = verbs.add_parser("policy", parents=[common], help="which files the cleaner should rewrite, simulated")
+    policy.add_argument("--segments", type=int, default=256, help="that the volume fills (256)")
+    _storage_verbs(verbs, common)
     return top
+
+
+def _storage_verbs(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    clean = verbs.add_parser("clean", parents=[common], help="random overwrites of a pool that is nearly full")
+    clean.add_argument("--size", default="512M", help="of the volume (512M)")
+    clean.add_argument("--use", type=float, default=0.8, help="part of the pool that its blocks take (0.8)")
+    clean.add_argument("--rounds", type=int, default=5, help="each overwrites as many blocks as there are (5)")
+    clean.add_argument("--pattern", choices=("uniform", "zipf", "both"), default="both")
+    clean.add_argument("--segment-size", default="8M", help="of the pool, small as the pool is small (8M)")
+    s3 = verbs.add_parser("s3", parents=[common], help="an object store beside plain boto3, a disk and peers")
+    s3.add_argument("--server", choices=SERVERS, help="rgw if it is installed, else moto")
+    s3.add_argument("--rounds", type=int, default=3)
+    s3.add_argument("--size", default="1G", help="of the volume (1G)")
+    s3.add_argument("--runtime", type=float, default=3.0, metavar="SECONDS", help="of one sample of small jobs (3)")
+    s3.add_argument("--files", type=int, default=2000, help="of the filesystem (2000)")
+    s3.add_argument("--s3ql-dir", type=Path, help="where mount.s3ql is (default: PATH)")
+    for name, text in (("copies", "two copies beside one"), ("scrub", "a scrub alone, and beside users")):
+        verb = verbs.add_parser(name, parents=[common], help=text)
+        verb.add_argument("--size", default="1G", help="of the volumes (1G)")
+        verb.add_argument("--runtime", type=float, default=4.0, metavar="SECONDS", help="of one sample (4)")
+        verb.add_argument("--rounds", type=int, default=3)
 
 
 def main() -> None:
@@ -83,6 +118,20 @@ def main() -> None:
             bench_amplification(its.size, its.written, its.directory, its.json)
         case "trim":
             bench_trim(its.size, its.rounds, its.directory, its.json)
+        case "clean":
+            patterns = tuple(AIMS) if its.pattern == "both" else (its.pattern,)
+            bench_clean(
+                CleanPlan(its.size, its.use, its.rounds, patterns, its.segment_size), its.directory, its.json
+            )
+        case "s3":
+            plan = S3Plan(its.server, its.rounds, its.size, its.runtime, its.files, its.s3ql_dir)
+            bench_s3(plan, its.directory, its.json)
+        case "copies":
+            bench_copies(CopiesPlan(its.size, its.runtime, its.rounds), its.directory, its.json)
+        case "scrub":
+            bench_scrub(ScrubPlan(its.size, its.runtime, its.rounds), its.directory, its.json)
+        case "policy":
+            bench_policy(its.segments, its.json)
 
 
 if __name__ == "__main__":

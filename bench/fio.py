@@ -1,6 +1,7 @@
 """fio with its NBD engine as the load generator: one job on one export gives one number."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,7 @@ def run_job(
     loop: bool = True,
     seed: int = 1,
     io_bytes: int | None = None,
+    options: Sequence[str] = (),
 ) -> Result:
     """Run a job over `size_bytes`: once through, or for `runtime_s` (with `loop` it starts over at the end).
 
@@ -72,6 +74,7 @@ def run_job(
         command += [f"--runtime={runtime_s}"] + (["--time_based"] if loop else [])
     if io_bytes is not None:
         command.append(f"--io_size={io_bytes}")
+    command += options
     printed = run(*command, timeout_s=3600)
     # fio may print a note before the JSON.
     side = json.loads(printed[printed.index("{") :])["jobs"][0]["read" if job.reads else "write"]

@@ -1,4 +1,4 @@
-"""The second half of the demo: a filesystem with a real source tree in it, judged by tar, diff, sha256sum, git, SQLite,
+"""The second part of the demo: a filesystem with a real source tree in it, judged by tar, diff, sha256sum, git, SQLite,
 df and e2fsck."""
 
 import errno

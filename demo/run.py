@@ -1,4 +1,5 @@
 """`make demo`: a pool over three directories, volumes and a filesystem in it, and other people's programs as judges.
+Then a pool of a directory, a raw disk and an object store, in which one after the other breaks.
 
 Every step ends with a proof (a comparison, a checksum, a model of what was acknowledged); the first that
 fails ends the demo with exit code 1. Everything lives in a temporary directory, removed at the end.
@@ -12,7 +13,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from demo import filesystems, volumes
+from demo import filesystems, stores, volumes
 from demo.mounted import lacking
 from demo.report import Report, Unproven
 from demo.stage import ROOT, Stage
@@ -35,6 +36,11 @@ def play(stage: Stage, seed: int) -> None:
         stage.report.skip("a filesystem, mounted", why_not)
     else:
         filesystems.play(stage)
+    why_not = stores.lacking()
+    if why_not:
+        stage.report.skip("object stores", why_not)
+    else:
+        stores.play(stage, seed)
     print(f"\n{stage.sds('list')}\n{stage.sds('pool', 'status', 'tank')}")
 
 

@@ -1,4 +1,4 @@
-"""The first half of the demo: volumes, judged by qemu, fio, nbdcopy and a Linux guest."""
+"""The first part of the demo: volumes, judged by qemu, fio, nbdcopy and a Linux guest."""
 
 import random
 import sysconfig
