@@ -87,9 +87,10 @@ class Thresholds:
     garbage_start: float = 0.30
     """Part of the stored bytes that is garbage."""
     garbage_stop: float = 0.25
-    free_start: float = 0.10
-    """Part of the room that is free. Counts only while there is garbage worth the work."""
-    free_stop: float = 0.12
+    free_start: float = 0.02
+    """Part of the room that is free for users. Counts only while there is garbage worth the work. Late is cheap: what
+    is kept free cannot be garbage that dies by itself meanwhile."""
+    free_stop: float = 0.03
     garbage_least: float = 0.02
     """With less garbage than this, lack of room is not the cleaner's to cure."""
 

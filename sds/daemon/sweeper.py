@@ -7,18 +7,21 @@
       Rounds without a result are not repeated at once: pauses grow from PAUSE_MIN_S to PAUSE_MAX_S.
   W3  One at a time; it yields to requests all the time. With room left, cleaning keeps to CLEAN_BYTES_PER_S.
   W4  Cleaning begins and ends at the thresholds of sds.core.victims, by what the survey of the last round found.
+  W5  For want of room only as much is cleaned as is missing: what waits dies by itself meanwhile.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
 from sds.core.errors import Busy, Missing, NoSpace, SdsError
-from sds.core.victims import Thresholds, is_due
+from sds.core.victims import Room, Thresholds, is_due
 from sds.dataset.dataset import Dataset
 from sds.dataset.nodes import Nodes
-from sds.maintenance.cleaner import Cleaned, Cleaner
+from sds.log.copies import reserve_bytes
+from sds.maintenance.cleaner import Cleaned, Cleaner, Survey
 from sds.maintenance.limiter import Limiter
 from sds.maintenance.moving import turn_of
 from sds.maintenance.plan import stored_bytes
@@ -30,9 +33,11 @@ TRIMMED_BLOCKS: Final = (64 << 20) // 4096
 TICK_S: Final = 1.0
 PAUSE_MIN_S: Final = 1.0
 PAUSE_MAX_S: Final = 60.0
+FAILURES_MAX: Final = 4
+"""Rounds that could not be carried out, one after the other: a backend that fails is found out meanwhile."""
 CLEAN_BYTES_PER_S: Final = 200 << 20
-SHORT_PART: Final = 0.10
-"""With less of the pool free than this, cleaning does not wait for anything."""
+SHORT_PART: Final = 0.03
+"""With less of the pool free for users than this, cleaning does not wait for anything."""
 SHORT_STEP: Final = 8
 """Then a round is due after so many segments of log."""
 _log = logging.getLogger(__name__)
@@ -96,13 +101,14 @@ class Sweeper:
             except SdsError as error:
                 _log.warning("%s: giving space back: %s", self._dataset.row.name, error)
             failures = failures + 1 if gained is None else 0
-            self._hopeless = full and (gained == 0 or failures > 1)
+            self._hopeless = full and (gained == 0 or failures > FAILURES_MAX)
             if gained is None or self._hopeless:
                 self._dataset.log.retry_space()  # those who wait learn that there is none
                 await trio.sleep(pause_s)  # W2
                 pause_s = min(2 * pause_s, PAUSE_MAX_S)
             else:
                 pause_s = PAUSE_MIN_S
+                self._full = False  # who found no space during the round looks again, and says so if that is still so
             self._changed |= gained is None
 
     def _is_due(self) -> bool:
@@ -115,8 +121,11 @@ class Sweeper:
 
     def _is_short(self) -> bool:
         candidates = self._dataset.pool.candidates()
-        total = sum(self._dataset.pool.backends[one.backend].usage().total_bytes for one in candidates)
-        return sum(one.free_bytes for one in candidates) < SHORT_PART * total
+        pool, free, total = self._dataset.pool, 0, 0
+        for one in candidates:
+            size = pool.backends[one.backend].usage().total_bytes
+            free, total = free + one.free_bytes - reserve_bytes(size, pool.segment_size), total + size
+        return free < SHORT_PART * total
 
     async def _round(self, full: bool) -> int | None:
         """The bytes that came back; None: it could not be tried."""
@@ -168,11 +177,12 @@ class Sweeper:
             try:
                 while True:
                     survey = await self._cleaner.survey()
-                    self._cleaning = is_due(self._cleaner.room(survey), Thresholds(), self._cleaning)
+                    room = self._cleaner.room(survey)
+                    self._cleaning = is_due(room, Thresholds(), self._cleaning)
                     if not self._cleaning and not (force and not done.packs):
                         break
                     self._limiter.bytes_per_s = 0 if force or self._is_short() else CLEAN_BYTES_PER_S
-                    cleaned = await self._cleaner.clean(survey)
+                    cleaned = await self._cleaner.clean(survey, enough=self._enough(survey, room))
                     done += cleaned
                     self._note(cleaned)
                     if not cleaned.pays:
@@ -182,6 +192,13 @@ class Sweeper:
             except (Busy, Missing) as error:  # the family changes all the time: the next round sees it as it is then
                 _log.info("%s: cleaning is put off: %s", self._dataset.row.name, error)
                 return done
+
+    def _enough(self, survey: Survey, room: Room) -> Callable[[], bool]:
+        """W5. With a lot of garbage, all of it is worth cleaning."""
+        limits = Thresholds()
+        if room.garbage_part >= limits.garbage_start:
+            return lambda: False
+        return lambda: self._cleaner.room(survey).free_part >= limits.free_stop
 
     def _note(self, cleaned: Cleaned) -> None:
         self.cleaned += cleaned

@@ -32,6 +32,7 @@ from sds.core.txn import Operation, decode_txn
 from sds.log.env import Env
 from sds.log.replay import Frame, Parsed, durable_evidence, parse
 from sds.log.stage import Stage
+from sds.pool.places import is_remote
 from sds.pool.pool import Pool
 from sds.pool.rows import SURELY_LOST, CheckpointRef, DatasetRow, SegmentRow
 
@@ -96,7 +97,8 @@ async def find_tail(pool: Pool, dataset: DatasetRow, stage: Stage, env: Env) -> 
         return dataset, await read_tail(pool, dataset, stage, env)
     except CheckpointLost as error:
         is_lost = dataset.journal_lost == SURELY_LOST and not pool.missing
-        if not is_lost or dataset.uploaded is None or dataset.checkpoint == dataset.uploaded:
+        may_have_more = dataset.uploaded is None and not _is_remote_only(pool)
+        if not is_lost or may_have_more or dataset.checkpoint == dataset.uploaded:
             raise
         _log.warning("%s: goes back to its uploaded checkpoint: %s", dataset.name, error)
         await env.run_blocking(pool.catalog.go_back_to_uploaded, dataset.id)
@@ -104,12 +106,17 @@ async def find_tail(pool: Pool, dataset: DatasetRow, stage: Stage, env: Env) -> 
         return row, await read_tail(pool, row, stage, env)
 
 
+def _is_remote_only(pool: Pool) -> bool:
+    """Then what never was uploaded was in the lost journal alone."""
+    return all(is_remote(row.url) for row in pool.catalog.backends())
+
+
 async def read_tail(pool: Pool, dataset: DatasetRow, stage: Stage, env: Env) -> Tail:
     """Read the log behind the checkpoint; changes nothing (V6). Corrupt: see V4."""
     ref = dataset.checkpoint
     if ref is None or ref.segment == 0:
         rows = await env.run_blocking(pool.catalog.segments, dataset.id)
-        if rows and dataset.journal_lost:
+        if rows and dataset.journal_lost and not _is_remote_only(pool):
             raise Corrupt(f"{dataset.name}: its first checkpoint was lost with a journal: nothing of it can be had")
         return Tail(sequence=ref.sequence if ref else 0, forgotten=rows)
     rows = await env.run_blocking(pool.catalog.segments, dataset.id, ref.segment)

@@ -24,6 +24,7 @@ from sds.pool.policy import Policy
 from sds.pool.pool import Pool
 
 RESERVE_SEGMENTS = 8
+ROOMY_SEGMENTS = 16
 SETTLE_RETRY_S = 2.0
 SegmentFactory = Callable[[int, tuple[int, ...]], OpenSegment]
 _log = logging.getLogger(__name__)
@@ -71,11 +72,16 @@ class Copies:
         """Backends for up to `count` segments; NoSpace if there is no place for the first."""
         places = [self._choose(bad, reserved)]
         try:
-            while len(places) < count:
+            while len(places) < count and self._is_roomy():
                 places.append(self._choose(bad, reserved))
         except NoSpace:
             return places
         return places
+
+    def _is_roomy(self) -> bool:
+        """With little room left, segments that are only prepared keep too much of it from everybody."""
+        free = sum(one.free_bytes - self._kept(one.backend) for one in self._pool.candidates())
+        return free > ROOMY_SEGMENTS * self._pool.segment_size * self.policy.copies
 
     async def _create_files(self, segments: Sequence[OpenSegment]) -> dict[int, dict[int, SdsError]]:
         """By segment id: what went wrong on which backend."""

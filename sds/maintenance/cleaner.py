@@ -20,25 +20,24 @@
 
 import logging
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from sds.core.errors import Busy, NoSpace, SdsError
-from sds.core.frame import DATA, Buffer, pool_key
 from sds.core.names import pack_name
 from sds.core.pack import BuiltPack, MemberHead, PackBuilder, PackHead
 from sds.core.victims import FileUse, Goal, Room, cap_bytes, choose, choose_small
 from sds.dataset.nodes import Nodes
+from sds.log.copies import reserve_bytes
 from sds.log.env import Env
 from sds.maintenance.limiter import Limiter
+from sds.maintenance.live import Live, live_frames
 from sds.maintenance.marks import Counts, LiveFrames
 from sds.maintenance.moving import Turn, delete_from, read_whole, write_all
 from sds.maintenance.plan import is_replayed, replay_starts
 from sds.maintenance.scratch import Scratch
-from sds.maintenance.shrink import shrunk
 from sds.maintenance.sweep import Family, read_family
-from sds.maintenance.verify import frames_at
 from sds.pool.files import Packed, StoredFile, files_of
 from sds.pool.placement import choose as choose_places
 from sds.pool.policy import Policy, policy_of
@@ -77,17 +76,6 @@ class Cleaned:
             self.written_bytes + other.written_bytes, self.freed_bytes + other.freed_bytes,
             self.segments | other.segments,
         )  # fmt: skip
-
-
-class _Live(NamedTuple):
-    """A frame on its way into a pack; sorts for later scans."""
-
-    is_metadata: bool
-    inode: int
-    first_block: int
-    segment: int
-    old_offset: int
-    frame: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +120,18 @@ class Cleaner:
         return Survey(found, tuple(uses), stored, live)
 
     def room(self, survey: Survey) -> Room:
+        """What is free for users: without the reserve."""
         free = total = 0
         for backend in self._pool.backends.values():
             usage = backend.usage()
-            free, total = free + usage.free_bytes, total + usage.total_bytes
+            free += max(0, usage.free_bytes - reserve_bytes(usage.total_bytes, self._pool.segment_size))
+            total += usage.total_bytes
         return Room(survey.stored_bytes, survey.live_bytes, free, total)
 
-    async def clean(self, survey: Survey, small: bool = False, batches: int = BATCHES_MAX) -> Cleaned:
-        """Up to so many packs. `small`: pack small files, whatever garbage they have. Busy: all changed meanwhile."""
-        chosen = self._choose(survey, small, batches)
+    async def clean(self, survey: Survey, small: bool = False, enough: Callable[[], bool] = lambda: False) -> Cleaned:
+        """Up to BATCHES_MAX packs, or until it is enough. `small`: pack small files, whatever garbage they have. Busy:
+        all changed meanwhile."""
+        chosen = self._choose(survey, small, BATCHES_MAX)
         done = Cleaned()
         if not chosen:
             return done
@@ -151,6 +142,8 @@ class Cleaner:
             await marks.add(root)
         try:
             for batch in victims:
+                if enough():
+                    break
                 async with self._turn():
                     done += await self._clean_batch(survey.family, batch, marks, small)
         finally:
@@ -205,13 +198,13 @@ class Cleaner:
 
     async def _collect(
         self, batch: Sequence[StoredFile], marks: LiveFrames
-    ) -> tuple[list[StoredFile], list[_Live]]:
+    ) -> tuple[list[StoredFile], list[Live]]:
         """The files whose live frames fit into one pack, the best first, and these frames in the order of a scan."""
         room = PackRoom(self._pool.segment_size)
         taken: list[StoredFile] = []
-        frames: list[_Live] = []
+        frames: list[Live] = []
         for file in batch:
-            found: list[_Live] | None = []
+            found: list[Live] | None = []
             if any(marks.frames[row.id] for row in file.rows):
                 found = await self._find(file, marks)
             if found is None:
@@ -222,19 +215,19 @@ class Cleaner:
             frames += found
         return taken, sorted(frames)
 
-    async def _find(self, file: StoredFile, marks: LiveFrames) -> list[_Live] | None:
+    async def _find(self, file: StoredFile, marks: LiveFrames) -> list[Live] | None:
         """CL2; None: no copy will do."""
         bad = []
         for copy in file.copies:
             try:
                 data = await read_whole(self._pool, file, copy, self._limiter, self._scratch)
-                return await self._env.run_blocking(_live_frames, file, data, marks, self._pool.uuid)
+                return await self._env.run_blocking(live_frames, file, data, marks.frames, self._pool.uuid)
             except SdsError as error:
                 bad.append(str(error))
         _log.warning("%s cannot be cleaned: %s", file.name, "; ".join(bad))
         return None
 
-    def _build(self, pack_id: int, files: Sequence[StoredFile], frames: Sequence[_Live]) -> BuiltPack:
+    def _build(self, pack_id: int, files: Sequence[StoredFile], frames: Sequence[Live]) -> BuiltPack:
         """Page-aligned memory, so that it can be written past the page cache."""
         head = PackHead(self._pool.uuid, self._family, pack_id)
         rows = [row for file in files for row in file.rows]
@@ -274,9 +267,9 @@ class PackRoom:
     def __init__(self, pack_bytes: int) -> None:
         self._free = pack_bytes - 2 * 4096
 
-    def take(self, frames: Sequence[_Live]) -> bool:
+    def take(self, frames: Sequence[Live]) -> bool:
         members = len({live.segment for live in frames})
-        need = sum(-(-len(live.frame) // 64) * 64 + 12 for live in frames) + members * (64 + 64 + 16)
+        need = sum([-(-len(live.frame) // 64) * 64 + 12 for live in frames]) + members * (64 + 64 + 16)
         if need > self._free:
             return False
         self._free -= need
@@ -286,17 +279,6 @@ class PackRoom:
 def _live_bytes(row: SegmentRow, addresses: int) -> int:
     each = min(row.size_bytes / row.blocks, BLOCK_BYTES) if row.blocks else BLOCK_BYTES  # nodes count as blocks, too
     return min(row.size_bytes, int(addresses * each))
-
-
-def _live_frames(file: StoredFile, data: Buffer, marks: LiveFrames, pool_uuid: bytes) -> list[_Live]:
-    found = []
-    view, key = memoryview(data), pool_key(pool_uuid)
-    for row in file.rows:
-        wanted = marks.frames[row.id]
-        for header, offset, frame in frames_at(view, row, [unit << 6 for unit in wanted], pool_uuid):
-            kept = shrunk(header, frame, row.id, offset, wanted[offset >> 6], key) or bytes(frame)
-            found.append(_Live(header.kind != DATA, header.inode, header.first_block, row.id, offset, kept))
-    return found
 
 
 def _policy(pool: Pool, family: Family) -> Policy:

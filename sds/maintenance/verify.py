@@ -6,7 +6,7 @@
   VF3  A segment that a crash cut has no trailer. It ends in its last page: with zeros, or with the beginning of a frame
        that reaches beyond the end of the file. If the catalog knows how many DATA blocks it has, they must be there.
   VF4  A pack may have members without a row: their segments were deleted since. They are verified all the same.
-  VF5  frames_of and frames_at hand out no frame that was not verified under its original address.
+  VF5  frames_of and frame_at hand out no frame that was not verified under its original address.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -107,22 +107,40 @@ def _findings(found: Iterator[StoredFrame]) -> Findings:
     return Findings(not problem, problem, count, blocks, data_bytes)
 
 
-def frames_at(
+class Place(NamedTuple):
+    """Where a frame is."""
+
+    old_offset: int
+    """In the segment as it was written."""
+    at: int
+    """In the file that the segment lies in now."""
+
+
+def places_of(
     data: memoryview, row: SegmentRow, offsets: Iterable[int], pool_uuid: bytes
-) -> Iterator[StoredFrame]:
-    """As frames_of, but only those that began at these offsets in the segment, and nothing else is looked at: damage
-    that concerns nobody is no hindrance. Corrupt if one is not there."""
-    key = pool_key(pool_uuid)
-    if row.pack:
-        decode_pack_head(data)
-        yield from _member_frames_at(data, _table_of(data, row, key), offsets, key)
-        return
-    _head_of(data, row, pool_uuid)
+) -> list[Place]:
+    """Of the frames that began at these offsets in the segment. Nothing else is looked at: damage that concerns nobody
+    is no hindrance. Corrupt if a pack has none of them."""
+    if not row.pack:
+        _head_of(data, row, pool_uuid)
+        return [Place(offset, offset) for offset in offsets]
+    decode_pack_head(data)
+    table = _table_of(data, row, pool_key(pool_uuid))
+    places = []
     for offset in offsets:
-        header = decode_header(data, offset)
-        if header is None or not frame_is_valid(data, offset, header, pack_address(row.id, offset), key):
-            raise Corrupt(f"segment {row.id:#x}: the frame at {offset} does not verify")
-        yield StoredFrame(header, offset, data[offset : offset + HEADER_SIZE + header.stored_bytes])
+        placed = table.place(offset)
+        if placed is None or placed.old_offset != offset:
+            raise Corrupt(f"pack {row.pack:#x} has no frame of segment {row.id:#x} that was at {offset}")
+        places.append(Place(offset, placed.new_offset))
+    return places
+
+
+def frame_at(data: memoryview, segment: int, place: Place, key: int) -> StoredFrame:
+    """VF5 for one frame. Corrupt if it does not verify."""
+    header = decode_header(data, place.at)
+    if header is None or not frame_is_valid(data, place.at, header, pack_address(segment, place.old_offset), key):
+        raise Corrupt(f"segment {segment:#x}: the frame that was at {place.old_offset} does not verify")
+    return StoredFrame(header, place.old_offset, data[place.at : place.at + HEADER_SIZE + header.stored_bytes])
 
 
 # -- segments -------------------------------------------------------------------------------------------------------
@@ -242,22 +260,6 @@ def _member_frames(data: memoryview, table: RelocationTable, key: int) -> Iterat
         yield StoredFrame(header, place.old_offset, data[place.new_offset : end])
     if blocks != table.head.blocks:
         raise Corrupt(f"pack {table.head.pack:#x} has {blocks} blocks of segment {segment:#x}, its table says else")
-
-
-def _member_frames_at(
-    data: memoryview, table: RelocationTable, offsets: Iterable[int], key: int
-) -> Iterator[StoredFrame]:
-    segment = table.head.member.segment
-    for offset in offsets:
-        place = table.place(offset)
-        header = decode_header(data, place.new_offset) if place is not None else None
-        if place is None or header is None or place.old_offset != offset or not frame_is_valid(
-            data, place.new_offset, header, pack_address(segment, offset), key
-        ):
-            where = f"pack {table.head.pack:#x}: the frame of segment {segment:#x} that was at {offset}"
-            raise Corrupt(f"{where} does not verify")
-        end = place.new_offset + HEADER_SIZE + header.stored_bytes
-        yield StoredFrame(header, offset, data[place.new_offset : end])
 
 
 def _check_gaps(data: memoryview, used: list[tuple[int, int]], pack: int) -> None:

@@ -148,9 +148,9 @@ def _remote_backends(c: Connection) -> set[int]:
 
 def _go_back(c: Connection, dataset_id: int) -> None:
     """ST5. Snapshots whose trees may be gone are looked for in the log again. Without an uploaded checkpoint all stays
-    as it is: then recovery says what is missing, and nothing is forgotten."""
+    as it is where a disk may have more: then recovery says what is missing, and nothing is forgotten."""
     found = c.execute(select(dataset.c.up_sequence).where(dataset.c.id == dataset_id)).scalar()
-    if found is None:
+    if found is None and not all(is_remote(row.url) for row in c.execute(select(backend))):
         return
     columns = {f"ck_{name}": dataset.c[f"up_{name}"] for name in CHECKPOINT_COLUMNS}
     c.execute(update(dataset).where(dataset.c.id == dataset_id).values(journal_lost=SURELY_LOST, **columns))

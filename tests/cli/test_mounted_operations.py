@@ -110,7 +110,8 @@ def test_diff_tells_exactly_the_changed_paths(files: Files) -> None:
 def test_a_quota_counts_at_once_and_df_agrees(machine: Machine) -> None:
     top = machine.mount()
     machine.cli("set", "tank/home", "quota=4M")
-    assert machine.cli.json("get", "tank/home") == {"compress": "lz4", "quota": 4 * MIB}
+    expected = {"compress": "lz4", "quota": 4 * MIB, "copies": None, "place": [], "flush": "journal"}
+    assert machine.cli.json("get", "tank/home") == expected
     assert machine.facts()["quota_bytes"] == 4 * MIB
     assert os.statvfs(top).f_blocks * 4096 == 4 * MIB
     with pytest.raises(OSError) as caught:

@@ -75,15 +75,16 @@ def test_small_files_are_packed_when_there_are_enough_of_them() -> None:
         (72, 50, False, False),
         (72, 50, True, True),  # goes on until there is less than at the start
         (76, 50, True, False),
-        (90, 9, False, True),  # room
-        (90, 11, False, False),
-        (90, 11, True, True),
-        (90, 13, True, False),
+        (90, 1, False, True),  # room
+        (90, 2.5, False, False),
+        (90, 2.5, True, True),
+        (90, 4, True, False),
         (99, 1, True, False),  # full, but not of garbage
     ],
 )
-def test_it_begins_late_and_ends_a_little_later(live: int, free: int, running: bool, due: bool) -> None:
-    assert is_due(Room(100, live, free, 100), Thresholds(), running) is due
+def test_it_begins_late_and_ends_a_little_later(live: int, free: float, running: bool, due: bool) -> None:
+    room = Room(1000, 10 * live, int(10 * free), 1000)
+    assert is_due(room, Thresholds(), running) is due
 
 
 def test_an_empty_pool_needs_no_cleaning() -> None:

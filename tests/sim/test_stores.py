@@ -21,9 +21,6 @@ PAIRS = (
     ("destroy", "clean"), ("clean", "sweep"), ("rollback", "snapshot"), ("move", "clean"), ("checkpoint", "upload"),
 )  # fmt: skip
 
-KNOWN = {(2, "disk-store")}
-"""Not mended yet: after a heal, room used again is taken for a swapped file."""
-
 
 @pytest.mark.parametrize("which", SHAPES)
 def test_every_operation_survives_every_kind_of_crash(which: str) -> None:
@@ -47,8 +44,6 @@ def test_pairs_of_operations_survive_crashes(which: str) -> None:
 def test_fixed_seeds_keep_every_promise(which: str) -> None:
     total: Counter[str] = Counter()
     for seed in range(5):
-        if (seed, which) in KNOWN:
-            continue
         try:
             result = StoreSwarm(seed, which).run()
         except BaseException as error:
