@@ -12,6 +12,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from backends.preparing import DISK
 from sds.core.errors import BackendError, BadInput, Missing, NoSpace
 from sds.core.units import format_size
 from sds.maintenance.mover import PASSES_MAX, Mover, Tally, add
@@ -29,7 +30,7 @@ def find_backend(pool: Pool, url: str) -> BackendRow:
     """As a user names it: as it is listed, or any other way to write it."""
     rows = pool.catalog.backends()
     for row in rows:
-        if row.url in (url, canonical_url(url)):
+        if row.url in (url, canonical_url(url)) or (url.startswith(DISK) and row.url.partition("?")[0] == url):
             return row
     known = ", ".join(row.url for row in rows)
     raise Missing(f"{url} is no backend of pool {pool.name}; there are: {known}")

@@ -8,7 +8,7 @@
 from bisect import bisect_left
 from typing import Final
 
-from sds.core.keys import HEAD_SIZE, split_key
+from sds.core.keys import split_key
 from sds.dataset import tree
 from sds.dataset.layer import Layer, Layers
 from sds.dataset.nodes import Nodes
@@ -119,10 +119,3 @@ def _overlay(found: dict[bytes, bytes], layer: Layer, low: bytes, end: bytes) ->
             found.pop(key, None)
         else:
             found[key] = value
-
-
-def end_of(prefix: bytes) -> bytes:
-    """The first key behind all that begin with `prefix`."""
-    assert len(prefix) >= HEAD_SIZE
-    number = int.from_bytes(prefix, "big") + 1
-    return number.to_bytes(len(prefix), "big")

@@ -54,7 +54,9 @@ class SegmentTable(Database):
             return [to_segment(row) for row in c.execute(_ALL)]
 
     def delete_dead(self, rows: Iterable[SegmentRow], expect: tuple[int, int]) -> None:
-        """As delete_segments, and each row as it was seen: a dead segment's file is the one that is deleted then."""
+        """Segments that a mark found dead. `expect` = (family, generation) that the mark was made at. Busy, and nothing
+        done, if it has moved on, or a row is not as it was seen: its file is the one that is deleted then.
+        """
         with self._transaction() as c:
             now = c.execute(select(family.c.generation).where(family.c.id == expect[0])).scalar()
             if now != expect[1]:
@@ -63,15 +65,9 @@ class SegmentTable(Database):
                 _delete_seen(c, row)
             drop_empty_families(c)
 
-    def delete_segments(self, ids: Collection[int], expect: tuple[int, int] | None = None) -> None:
-        """`expect` = (family, generation) the caller's mark was made at: Busy, and nothing done, if it
-        has moved on.
-        """
+    def delete_segments(self, ids: Collection[int]) -> None:
+        """Rows that are the caller's to delete, whatever they are."""
         with self._transaction() as c:
-            if expect is not None:
-                now = c.execute(select(family.c.generation).where(family.c.id == expect[0])).scalar()
-                if now != expect[1]:
-                    raise Busy(f"family {expect[0]} changed since it was marked: mark it again")
             delete_rows(c, ids)
             drop_empty_families(c)
 

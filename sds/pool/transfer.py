@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import trio
 
 from backends.base import Backend
+from backends.preparing import DISK
 from sds.core.errors import BadInput, Busy, Corrupt, Exists, Fenced, Missing
 from sds.pool.backup import newest_backup
 from sds.pool.catalog import Catalog
@@ -120,7 +121,9 @@ async def import_pool(
         connected: dict[str, Backend] = {}
         try:
             for url in canonical:
-                connected[url] = await trio.to_thread.run_sync(connect, url, None)
+                backend = await trio.to_thread.run_sync(connect, url, None)
+                # A device is known by its UUID, whatever the user called it.
+                connected[backend.url if url.startswith(DISK) else url] = backend
             name, generation, left_out, told = await _take(home, connected, clock, allow_missing, force, say)
         finally:
             with trio.CancelScope(shield=True):

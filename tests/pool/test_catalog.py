@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,9 +215,12 @@ def test_clone_rollback_and_destroy_make_an_older_mark_stale(catalog: Catalog) -
         marked = catalog.generation(row.family)
         change()
         with pytest.raises(Busy):
-            catalog.delete_segments([segment], expect=(row.family, marked))
+            catalog.delete_dead([catalog.segment(segment)], (row.family, marked))
         assert segment == catalog.segment(segment).id
-    catalog.delete_segments([segment], expect=(row.family, catalog.generation(row.family)))
+    now = (row.family, catalog.generation(row.family))
+    with pytest.raises(Busy, match="changed by somebody else"):
+        catalog.delete_dead([replace(catalog.segment(segment), pack=7)], now)
+    catalog.delete_dead([catalog.segment(segment)], now)
     with pytest.raises(Missing):
         catalog.segment(segment)
 
