@@ -195,6 +195,8 @@ class Operations:
     async def set_property(self, key: str, value: str | None) -> Json:
         self.apply_property(key, value)
         catalog, env = self._pool.catalog, self._dataset.env
+        if key == "flush" and value == "backend":
+            await self._settle_before(key, value)
         await env.run_blocking(catalog.set_property, self._dataset.row.id, key, value)
         row = await env.run_blocking(catalog.dataset_by_id, self._dataset.row.id)
         if key == "flush":
@@ -202,6 +204,18 @@ class Operations:
         self._dataset.apply_policy(row.properties)
         self._changed()
         return {}
+
+    async def _settle_before(self, key: str, value: str) -> None:
+        """Whoever imports the pool takes what the log calls durable to be in the store: so that must be true before the
+        catalog says so."""
+        dataset = self._dataset
+        properties = (await dataset.env.run_blocking(self._pool.catalog.dataset_by_id, dataset.row.id)).properties
+        dataset.apply_policy({**properties, key: value})
+        try:
+            await dataset.flush()
+        except BaseException:
+            dataset.apply_policy(properties)
+            raise
 
     async def stats(self) -> Json:
         dataset, log = self._dataset, self._dataset.log
